@@ -1,0 +1,81 @@
+import { execa } from 'execa';
+import { BackupError } from '../domain/errors.js';
+
+/** Debian package of each external program, named when the program is missing. */
+const debianPackage = {
+  'qemu-img': 'qemu-utils',
+  'qemu-nbd': 'qemu-utils',
+  nbdcopy: 'libnbd-bin',
+  nbdinfo: 'libnbd-bin',
+  nbdkit: 'nbdkit',
+  virsh: 'libvirt-clients',
+  openssl: 'openssl',
+  setpriv: 'util-linux',
+} as const;
+
+export type Program = keyof typeof debianPackage;
+
+export interface RunOptions {
+  /** Kills the program, with SIGKILL `10 s` after SIGTERM; `run` then throws the signal's reason. */
+  signal?: AbortSignal;
+  /** The longest that this call may take at all, in ms. */
+  timeoutMs: number;
+  cwd?: string;
+  input?: string;
+}
+
+/** How a program ended that ran to its end. */
+export interface Outcome {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+/**
+ * Runs one external program to its end: arguments as an array, never a shell; messages in English.
+ * @returns also when the exit code is not 0: what that means is for the caller to say.
+ * @throws BackupError ToolMissing (names the Debian package), ToolFailed (timeout, killed); or `signal.reason`
+ */
+export async function run(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
+  options.signal?.throwIfAborted();
+  const result = await execa(program, args, {
+    reject: false,
+    stdin: options.input === undefined ? 'ignore' : 'pipe',
+    input: options.input,
+    cwd: options.cwd,
+    env: { LC_ALL: 'C' },
+    timeout: options.timeoutMs,
+    cancelSignal: options.signal,
+    forceKillAfterDelay: 10_000,
+    maxBuffer: 512 * 1024 * 1024, // nbdinfo maps of very fragmented disks
+  });
+  if (options.signal?.aborted) throw options.signal.reason;
+  if (result.code === 'ENOENT' && result.exitCode === undefined) throw toolMissing(program);
+  if (result.exitCode === undefined) {
+    throw new BackupError(
+      'ToolFailed',
+      `${program} ${result.timedOut ? `took longer than ${options.timeoutMs} ms` : `was ended by ${result.signal ?? 'an error'}`}: ${result.shortMessage}`,
+    );
+  }
+  return { exitCode: result.exitCode, stdout: result.stdout ?? '', stderr: result.stderr };
+}
+
+/** As `run`, but any exit code except 0 is an error that carries what the program said. */
+export async function runOrThrow(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
+  const outcome = await run(program, args, options);
+  if (outcome.exitCode !== 0) {
+    const said = (outcome.stderr || outcome.stdout).trim().slice(0, 2000);
+    throw new BackupError(
+      'ToolFailed',
+      `${program} ${args[0] ?? ''} failed with exit code ${outcome.exitCode}: ${said}`,
+    );
+  }
+  return outcome;
+}
+
+export function toolMissing(program: Program): BackupError {
+  return new BackupError(
+    'ToolMissing',
+    `Expected the program '${program}' on PATH, found none; install the Debian package '${debianPackage[program]}'`,
+  );
+}

@@ -1,0 +1,100 @@
+import type { Extent } from '../domain/extents.js';
+
+/**
+ * What a hypervisor connector promises. One suite, test/contract/source.ts, runs against every connector.
+ * Each method may run twice, and after a crash in mid-call; each may be cancelled by `signal`.
+ */
+export interface Source {
+  /** All VMs that the hypervisor knows, running or not, ordered by name. */
+  listVMs(signal: AbortSignal): Promise<VMSummary[]>;
+
+  /** @throws BackupError VMNotFound */
+  describeVM(name: string, signal: AbortSignal): Promise<VMDescription>;
+
+  /**
+   * Opens one point in time over all the given disks at once, and starts recording changes from it under `snapshotId`.
+   * Called again with the same `snapshotId`, it finds the open one, or first removes what a dead attempt left half made.
+   * A disk whose `baseChangeId` the hypervisor no longer honours is opened whole, with `changedSince: null`.
+   * The guest is thawed when this returns or throws.
+   * @throws BackupError VMNotFound, VMNotRunning, DiskNotFound, FreezeFailed, SourceBusy (another snapshot is open)
+   */
+  openSnapshot(request: OpenSnapshotRequest, signal: AbortSignal): Promise<OpenSnapshot>;
+
+  /** The extents that changed since `changedSince`, normalized, those that became zero included. */
+  changedExtents(disk: SnapshotDisk, signal: AbortSignal): Promise<Extent[]>;
+
+  /**
+   * Ends the snapshot and removes its scratch files; a VM that it left paused by an I/O error is resumed.
+   * Nothing to end, or a VM that is gone or shut off, is success. Change ids are kept. Never touches a snapshot with another id.
+   */
+  closeSnapshot(vmId: string, snapshotId: string, signal: AbortSignal): Promise<void>;
+
+  /** Makes the hypervisor forget change ids, so that recording them costs nothing any more. One that is unknown is success. */
+  dropChangeIds(vmId: string, changeIds: readonly string[], signal: AbortSignal): Promise<void>;
+}
+
+/** The change id that `openSnapshot` makes for a snapshot id; the same for all disks of the snapshot. */
+export function changeIdOf(snapshotId: string): string {
+  return `backupvm-${snapshotId}`;
+}
+
+export interface VMSummary {
+  /** The name that people use, as `vm` in the input. */
+  name: string;
+  /** Stable over renames, and another one after the VM is deleted and made anew: libvirt's UUID. */
+  vmId: string;
+  state: VMState;
+}
+
+/** `running` and `paused` VMs can be backed up. */
+export type VMState = 'running' | 'paused' | 'shut off' | 'other';
+
+export interface VMDescription extends VMSummary {
+  disks: SourceDisk[];
+}
+
+export interface SourceDisk {
+  /** The serial, or else the target (libvirt), or the node or device name (QMP). Never a position in a list. */
+  key: string;
+  /** The name of the disk's place in the VM, such as `vda`. */
+  target: string;
+  /** The virtual size in bytes; 0 where `skipReason` is set. */
+  sizeBytes: number;
+  /** Whether the hypervisor can record changes of this disk (QCOW2 can, raw cannot). */
+  tracksChanges: boolean;
+  /** Why this disk cannot be backed up, for people: `CD-ROM`, `read-only`, `raw passthrough`, … Null where it can. */
+  skipReason: string | null;
+}
+
+export interface OpenSnapshotRequest {
+  /** The job's id (a UUID): owner of everything that the snapshot makes. */
+  snapshotId: string;
+  vmId: string;
+  quiesce: 'auto' | 'require' | 'off';
+  disks: { key: string; baseChangeId: string | null }[];
+}
+
+/** `application`: VSS writers took part; `filesystem`: the guest agent froze the file systems; `crash`: neither. */
+export type Consistency = 'application' | 'filesystem' | 'crash';
+
+export interface OpenSnapshot {
+  consistency: Consistency;
+  /** For people: why a freeze that was tried did not work. */
+  warnings: string[];
+  /** The VM's definition in the hypervisor's own format (domain XML), kept with the restore point; null where there is none. */
+  vmConfig: string | null;
+  disks: SnapshotDisk[];
+}
+
+export interface SnapshotDisk {
+  key: string;
+  sizeBytes: number;
+  /** NBD URI of the whole disk at the point in time, readable on the hypervisor's host. Has `base:allocation`. */
+  uri: string;
+  /** The base that was honoured, or null: then only a full can be made. */
+  changedSince: string | null;
+  /** NBD metadata context that holds what changed since `changedSince`; null where that is null. */
+  dirtyContext: string | null;
+  /** What to ask with next time; null where the disk does not track changes. */
+  changeId: string | null;
+}
