@@ -25,6 +25,7 @@ export const errorCodes = {
   PortTaken: { permanent: true, exitCode: 7 },
   ExportFailed: { permanent: false, exitCode: 7 },
   CopyFailed: { permanent: false, exitCode: 7 },
+  ImageDamaged: { permanent: false, exitCode: 7 },
   CopyIncomplete: { permanent: false, exitCode: 7 },
   SourceFailed: { permanent: false, exitCode: 7 },
   WrongHost: { permanent: true, exitCode: 7 },

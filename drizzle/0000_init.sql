@@ -1,0 +1,119 @@
+CREATE TABLE "backup_disks" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"job_id" uuid NOT NULL,
+	"context_id" uuid NOT NULL,
+	"parent_id" uuid,
+	"disk_key" text NOT NULL,
+	"target" text NOT NULL,
+	"status" text DEFAULT 'planned' NOT NULL,
+	"type" text NOT NULL,
+	"reason" text NOT NULL,
+	"size_bytes" bigint NOT NULL,
+	"changed_bytes" bigint DEFAULT 0 NOT NULL,
+	"written_bytes" bigint DEFAULT 0 NOT NULL,
+	"change_id" text,
+	"source_uri" text,
+	"dirty_context" text,
+	"path" text NOT NULL,
+	"attempt_path" text,
+	"file_bytes" bigint,
+	"checksum" text,
+	"nbd_port" integer,
+	"is_head" boolean DEFAULT false NOT NULL,
+	"started_at" timestamp with time zone,
+	"finished_at" timestamp with time zone,
+	CONSTRAINT "backup_disks_job_disk" UNIQUE("job_id","disk_key"),
+	CONSTRAINT "backup_disks_path" UNIQUE("context_id","path"),
+	CONSTRAINT "backup_disks_status" CHECK ("backup_disks"."status" in ('planned', 'copying', 'copied', 'complete')),
+	CONSTRAINT "backup_disks_type" CHECK ("backup_disks"."type" in ('full', 'incremental')),
+	CONSTRAINT "backup_disks_parent_of_incremental" CHECK (("backup_disks"."type" = 'incremental') = ("backup_disks"."parent_id" is not null)),
+	CONSTRAINT "backup_disks_size" CHECK ("backup_disks"."size_bytes" > 0 and "backup_disks"."changed_bytes" >= 0 and "backup_disks"."written_bytes" >= 0),
+	CONSTRAINT "backup_disks_complete" CHECK ("backup_disks"."status" <> 'complete' or ("backup_disks"."checksum" is not null and "backup_disks"."file_bytes" is not null and "backup_disks"."attempt_path" is null)),
+	CONSTRAINT "backup_disks_head" CHECK (not "backup_disks"."is_head" or "backup_disks"."status" = 'complete')
+);
+--> statement-breakpoint
+CREATE TABLE "backup_jobs" (
+	"id" uuid PRIMARY KEY NOT NULL,
+	"context_id" uuid NOT NULL,
+	"workflow_id" text NOT NULL,
+	"run_id" text NOT NULL,
+	"status" text DEFAULT 'running' NOT NULL,
+	"point_time" timestamp with time zone NOT NULL,
+	"consistency" text,
+	"vm_config" text,
+	"warnings" text[] DEFAULT '{}' NOT NULL,
+	"error" text,
+	"started_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"finished_at" timestamp with time zone,
+	CONSTRAINT "backup_jobs_run" UNIQUE("workflow_id","run_id"),
+	CONSTRAINT "backup_jobs_point_time" UNIQUE("context_id","point_time"),
+	CONSTRAINT "backup_jobs_id_context" UNIQUE("id","context_id"),
+	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'complete', 'failed', 'cancelled')),
+	CONSTRAINT "backup_jobs_consistency" CHECK ("backup_jobs"."consistency" in ('application', 'filesystem', 'crash')),
+	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" = 'running') = ("backup_jobs"."finished_at" is null))
+);
+--> statement-breakpoint
+CREATE TABLE "hypervisors" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"name" text NOT NULL,
+	"kind" text NOT NULL,
+	"uri" text NOT NULL,
+	"host" text NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "hypervisors_name_unique" UNIQUE("name"),
+	CONSTRAINT "hypervisors_host_uri" UNIQUE("host","uri"),
+	CONSTRAINT "hypervisors_kind" CHECK ("hypervisors"."kind" in ('libvirt', 'qmp'))
+);
+--> statement-breakpoint
+CREATE TABLE "nbd_exports" (
+	"host" text NOT NULL,
+	"port" integer NOT NULL,
+	"job_id" uuid NOT NULL,
+	"disk_id" uuid NOT NULL,
+	"export_name" text NOT NULL,
+	"pid_file" text,
+	"pid" integer,
+	"start_time" text,
+	"boot_id" text,
+	"acquired_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "nbd_exports_host_port" PRIMARY KEY("host","port"),
+	CONSTRAINT "nbd_exports_disk" UNIQUE("disk_id"),
+	CONSTRAINT "nbd_exports_port" CHECK ("nbd_exports"."port" between 1 and 65535),
+	CONSTRAINT "nbd_exports_identity" CHECK (("nbd_exports"."pid" is null) = ("nbd_exports"."start_time" is null) and ("nbd_exports"."pid" is null) = ("nbd_exports"."boot_id" is null))
+);
+--> statement-breakpoint
+CREATE TABLE "repositories" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"name" text NOT NULL,
+	"host" text NOT NULL,
+	"path" text NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "repositories_name_unique" UNIQUE("name"),
+	CONSTRAINT "repositories_host_path" UNIQUE("host","path")
+);
+--> statement-breakpoint
+CREATE TABLE "vm_backup_contexts" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"repository_id" uuid NOT NULL,
+	"hypervisor_id" uuid NOT NULL,
+	"vm_id" text NOT NULL,
+	"vm_name" text NOT NULL,
+	"directory" text NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "vm_backup_contexts_vm_repository" UNIQUE("hypervisor_id","vm_id","repository_id"),
+	CONSTRAINT "vm_backup_contexts_directory" UNIQUE("repository_id","directory")
+);
+--> statement-breakpoint
+ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_job" FOREIGN KEY ("job_id","context_id") REFERENCES "public"."backup_jobs"("id","context_id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_parent" FOREIGN KEY ("parent_id") REFERENCES "public"."backup_disks"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "backup_jobs" ADD CONSTRAINT "backup_jobs_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "nbd_exports" ADD CONSTRAINT "nbd_exports_job_id_backup_jobs_id_fk" FOREIGN KEY ("job_id") REFERENCES "public"."backup_jobs"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "nbd_exports" ADD CONSTRAINT "nbd_exports_disk_id_backup_disks_id_fk" FOREIGN KEY ("disk_id") REFERENCES "public"."backup_disks"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "vm_backup_contexts" ADD CONSTRAINT "vm_backup_contexts_repository_id_repositories_id_fk" FOREIGN KEY ("repository_id") REFERENCES "public"."repositories"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "vm_backup_contexts" ADD CONSTRAINT "vm_backup_contexts_hypervisor_id_hypervisors_id_fk" FOREIGN KEY ("hypervisor_id") REFERENCES "public"."hypervisors"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
+CREATE UNIQUE INDEX "backup_disks_one_head" ON "backup_disks" USING btree ("context_id","disk_key") WHERE "backup_disks"."is_head";--> statement-breakpoint
+CREATE INDEX "backup_disks_parent_id" ON "backup_disks" USING btree ("parent_id");--> statement-breakpoint
+CREATE UNIQUE INDEX "backup_jobs_one_running" ON "backup_jobs" USING btree ("context_id") WHERE "backup_jobs"."status" = 'running';--> statement-breakpoint
+CREATE INDEX "nbd_exports_job" ON "nbd_exports" USING btree ("job_id");--> statement-breakpoint
+CREATE INDEX "vm_backup_contexts_name" ON "vm_backup_contexts" USING btree ("vm_name");

@@ -1,0 +1,120 @@
+import { and, eq, inArray, isNotNull, sql } from 'drizzle-orm';
+import { alias } from 'drizzle-orm/pg-core';
+import type { DiskPlan, PlanReason } from '../domain/plan.js';
+import type { Database, Queryable } from './database.js';
+import { backupDisks, backupJobs } from './schema.js';
+
+export type BackupDisk = typeof backupDisks.$inferSelect;
+
+export interface NewDisk extends DiskPlan {
+  path: string;
+}
+
+/** Inserts the planned disks of a job, or brings their rows up to the plan. Safe to repeat until a copy has begun. */
+export async function planDisks(
+  db: Database,
+  job: { id: string; contextId: string },
+  disks: readonly NewDisk[],
+): Promise<BackupDisk[]> {
+  await db.transaction(async (tx) => {
+    for (const { key, target, sizeBytes, type, reason, parentId, path } of disks) {
+      const plan = { target, sizeBytes, type, reason, parentId };
+      await tx
+        .insert(backupDisks)
+        .values({ jobId: job.id, contextId: job.contextId, diskKey: key, path, ...plan })
+        .onConflictDoUpdate({ target: [backupDisks.jobId, backupDisks.diskKey], set: plan });
+    }
+  });
+  return listDisks(db, job.id);
+}
+
+/** The disks of a job, ordered by target. */
+export async function listDisks(db: Queryable, jobId: string): Promise<BackupDisk[]> {
+  return db
+    .select()
+    .from(backupDisks)
+    .where(eq(backupDisks.jobId, jobId))
+    .orderBy(backupDisks.target, backupDisks.diskKey);
+}
+
+/** @throws TypeError when there is no such disk: ids come from our own rows */
+export async function getDisk(db: Queryable, id: string): Promise<BackupDisk> {
+  const [row] = await db.select().from(backupDisks).where(eq(backupDisks.id, id));
+  if (!row) throw new TypeError(`Expected backup disk ${id}, found no such row`);
+  return row;
+}
+
+/** Where the open snapshot serves a disk, how large it is there, and how much of it has to be copied. */
+export async function recordSource(
+  db: Queryable,
+  id: string,
+  values: Pick<BackupDisk, 'sourceUri' | 'dirtyContext' | 'changeId' | 'sizeBytes'>,
+): Promise<void> {
+  await db.update(backupDisks).set(values).where(eq(backupDisks.id, id));
+}
+
+/** Turns a planned incremental into a full. Safe to repeat. */
+export async function replanAsFull(db: Queryable, id: string, reason: PlanReason): Promise<void> {
+  await db
+    .update(backupDisks)
+    .set({ type: 'full', reason, parentId: null, dirtyContext: null })
+    .where(eq(backupDisks.id, id));
+}
+
+/** Says which file an attempt is about to make. The row stands before the file. */
+export async function recordAttempt(db: Queryable, id: string, attemptPath: string, nbdPort: number): Promise<void> {
+  await db
+    .update(backupDisks)
+    .set({ attemptPath, nbdPort, status: 'copying', startedAt: sql`coalesce(${backupDisks.startedAt}, now())` })
+    .where(eq(backupDisks.id, id));
+}
+
+/** Records that a disk's copy is whole; its change id counts from the seal on. Safe to repeat. */
+export async function recordCopied(
+  db: Queryable,
+  id: string,
+  values: Pick<BackupDisk, 'changedBytes' | 'writtenBytes'>,
+): Promise<void> {
+  await db
+    .update(backupDisks)
+    .set({ ...values, status: 'copied', finishedAt: sql`now()` })
+    .where(and(eq(backupDisks.id, id), inArray(backupDisks.status, ['copying', 'copied'])));
+}
+
+/**
+ * Change ids of a context's restore points that no head needs any more, so that the hypervisor may forget them.
+ * A change id may cover several disks: it goes when the last of them has moved on.
+ */
+export async function obsoleteChangeIds(db: Queryable, contextId: string): Promise<string[]> {
+  const head = alias(backupDisks, 'head');
+  const rows = await db
+    .selectDistinct({ changeId: backupDisks.changeId })
+    .from(backupDisks)
+    .innerJoin(backupJobs, eq(backupJobs.id, backupDisks.jobId))
+    .where(
+      and(
+        eq(backupDisks.contextId, contextId),
+        eq(backupJobs.status, 'complete'),
+        isNotNull(backupDisks.changeId),
+        sql`not exists (select 1 from ${backupDisks} head where ${head.changeId} = ${backupDisks.changeId} and ${head.isHead})`,
+      ),
+    );
+  return rows.flatMap(({ changeId }) => (changeId === null ? [] : [changeId]));
+}
+
+/** Records that the hypervisor has forgotten these change ids. Safe to repeat. */
+export async function forgetChangeIds(db: Queryable, contextId: string, changeIds: readonly string[]): Promise<void> {
+  if (changeIds.length === 0) return;
+  await db
+    .update(backupDisks)
+    .set({ changeId: null })
+    .where(and(eq(backupDisks.contextId, contextId), inArray(backupDisks.changeId, [...changeIds])));
+}
+
+/** Records that the unfinished files of a job are gone. Safe to repeat. */
+export async function forgetAttempts(db: Queryable, jobId: string): Promise<void> {
+  await db
+    .update(backupDisks)
+    .set({ attemptPath: null, sourceUri: null, dirtyContext: null })
+    .where(eq(backupDisks.jobId, jobId));
+}

@@ -1,0 +1,73 @@
+import { and, eq, sql } from 'drizzle-orm';
+import type { Database, Queryable } from './database.js';
+import { nbdExports } from './schema.js';
+
+export type NbdExport = typeof nbdExports.$inferSelect;
+
+export interface LeaseRequest {
+  host: string;
+  firstPort: number;
+  lastPort: number;
+  /** Ports that were found taken in the kernel, by somebody whom this table does not know. */
+  avoidPorts: readonly number[];
+  jobId: string;
+  diskId: string;
+  exportName: string;
+}
+
+/**
+ * Leases the lowest free port of a host for one disk. Safe to repeat: a disk has one lease, and gets it again.
+ * A lease on a port to avoid is exchanged: nothing of ours runs there, that is why it is to be avoided.
+ * @returns the port, or null when all are leased
+ */
+export async function leasePort(db: Database, request: LeaseRequest): Promise<number | null> {
+  return db.transaction(async (tx) => {
+    // One at a time per host: so that two never choose the same port, and the lowest free one is the lowest free one.
+    await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${`nbd_exports:${request.host}`}, 0))`);
+    const [own] = await tx.select().from(nbdExports).where(eq(nbdExports.diskId, request.diskId));
+    if (own && !request.avoidPorts.includes(own.port)) return own.port;
+    if (own) await tx.delete(nbdExports).where(and(eq(nbdExports.host, own.host), eq(nbdExports.port, own.port)));
+    const free = await tx.execute<{ port: number }>(sql`
+      select candidate.port from generate_series(${request.firstPort}::int, ${request.lastPort}::int) as candidate(port)
+      where not exists (select 1 from ${nbdExports} where ${nbdExports.host} = ${request.host} and ${nbdExports.port} = candidate.port)
+        and candidate.port <> all(${sql.param(request.avoidPorts)}::int[])
+      order by candidate.port limit 1`);
+    const port = free.rows[0]?.port;
+    if (port === undefined) return null;
+    const { host, jobId, diskId, exportName } = request;
+    await tx.insert(nbdExports).values({ host, port, jobId, diskId, exportName });
+    return port;
+  });
+}
+
+export async function findExport(db: Queryable, diskId: string): Promise<NbdExport | undefined> {
+  const [row] = await db.select().from(nbdExports).where(eq(nbdExports.diskId, diskId));
+  return row;
+}
+
+export async function listExports(db: Queryable, jobId: string): Promise<NbdExport[]> {
+  return db.select().from(nbdExports).where(eq(nbdExports.jobId, jobId)).orderBy(nbdExports.port);
+}
+
+/** Says where the pid will be found. The row says so before the process starts. */
+export async function recordPidFile(db: Queryable, diskId: string, pidFile: string): Promise<void> {
+  await db
+    .update(nbdExports)
+    .set({ pidFile, pid: null, startTime: null, bootId: null })
+    .where(eq(nbdExports.diskId, diskId));
+}
+
+export async function recordProcess(
+  db: Queryable,
+  diskId: string,
+  process: { pid: number; startTime: string; bootId: string },
+): Promise<void> {
+  await db.update(nbdExports).set(process).where(eq(nbdExports.diskId, diskId));
+}
+
+/** Gives a port back. Only for a lease whose process is known dead. Safe to repeat. */
+export async function releasePort(db: Queryable, lease: Pick<NbdExport, 'host' | 'port' | 'diskId'>): Promise<void> {
+  await db
+    .delete(nbdExports)
+    .where(and(eq(nbdExports.host, lease.host), eq(nbdExports.port, lease.port), eq(nbdExports.diskId, lease.diskId)));
+}

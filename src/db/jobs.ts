@@ -1,0 +1,179 @@
+import { and, desc, eq, sql } from 'drizzle-orm';
+import { BackupError } from '../domain/errors.js';
+import { type Database, type Queryable, violatesUnique } from './database.js';
+import { backupDisks, backupJobs, repositories, vmBackupContexts } from './schema.js';
+
+export type Job = typeof backupJobs.$inferSelect;
+export type JobStatus = Job['status'];
+
+export interface NewJob {
+  id: string;
+  contextId: string;
+  workflowId: string;
+  runId: string;
+}
+
+/**
+ * Inserts the parent row of a backup. Safe to repeat with the same id.
+ * @throws BackupError BackupAlreadyRunning when the context has another running job, whoever started it
+ */
+export async function insertJob(db: Database, job: NewJob): Promise<Job> {
+  const pointTime = sql`greatest(
+    date_trunc('second', now()),
+    (select max(${backupJobs.pointTime}) + interval '1 second' from ${backupJobs} where ${backupJobs.contextId} = ${job.contextId})
+  )`;
+  try {
+    await db
+      .insert(backupJobs)
+      .values({ ...job, pointTime })
+      .onConflictDoNothing({ target: backupJobs.id });
+  } catch (error) {
+    if (violatesUnique(error, 'backup_jobs_point_time')) return insertJob(db, job); // another start, in this very moment
+    if (!violatesUnique(error, 'backup_jobs_one_running')) throw error;
+    const running = await runningJob(db, job.contextId);
+    if (!running) return insertJob(db, job); // it ended between the two statements
+    throw new BackupError(
+      'BackupAlreadyRunning',
+      `A backup of this VM to this repository is running already: job ${running.id}, workflow '${running.workflowId}'; wait for it, or cancel it`,
+    );
+  }
+  return getJob(db, job.id);
+}
+
+async function runningJob(db: Queryable, contextId: string): Promise<Job | undefined> {
+  const [row] = await db
+    .select()
+    .from(backupJobs)
+    .where(and(eq(backupJobs.contextId, contextId), eq(backupJobs.status, 'running')));
+  return row;
+}
+
+/** @throws BackupError JobNotFound */
+export async function getJob(db: Queryable, id: string): Promise<Job> {
+  const job = await findJob(db, id);
+  if (!job) throw new BackupError('JobNotFound', `Expected job ${id}, found no such row; see 'backupvm job list'`);
+  return job;
+}
+
+export async function findJob(db: Queryable, id: string): Promise<Job | undefined> {
+  const [row] = await db.select().from(backupJobs).where(eq(backupJobs.id, id));
+  return row;
+}
+
+/** Closes a running job that made no restore point. A sealed job stays sealed. Safe to repeat. */
+export async function closeJob(
+  db: Queryable,
+  id: string,
+  status: 'failed' | 'cancelled',
+  error: string,
+): Promise<void> {
+  await db
+    .update(backupJobs)
+    .set({ status, error, finishedAt: sql`now()` })
+    .where(and(eq(backupJobs.id, id), eq(backupJobs.status, 'running')));
+}
+
+/** Records what the open snapshot came to. Safe to repeat. */
+export async function recordSnapshot(
+  db: Queryable,
+  id: string,
+  values: Pick<Job, 'consistency' | 'vmConfig' | 'warnings'>,
+): Promise<void> {
+  await db.update(backupJobs).set(values).where(eq(backupJobs.id, id));
+}
+
+export interface SealedDisk {
+  diskId: string;
+  checksum: string;
+  fileBytes: number;
+}
+
+/**
+ * The one transaction that makes a job a restore point: its disks complete, its change ids good, the heads of its chains moved.
+ * Safe to repeat.
+ * @throws TypeError when the job has been closed meanwhile, or a disk of it is missing from `disks`
+ */
+export async function sealJob(db: Database, jobId: string, disks: readonly SealedDisk[]): Promise<void> {
+  await db.transaction(async (tx) => {
+    const [job] = await tx.select().from(backupJobs).where(eq(backupJobs.id, jobId)).for('update');
+    if (job?.status === 'complete') return;
+    if (job?.status !== 'running')
+      throw new TypeError(`Expected job ${jobId} running, found it ${job?.status ?? 'gone'}`);
+    const rows = await tx.select().from(backupDisks).where(eq(backupDisks.jobId, jobId));
+    for (const row of rows) {
+      const sealed = disks.find((disk) => disk.diskId === row.id);
+      if (!sealed || row.status !== 'copied')
+        throw new TypeError(`Expected disk '${row.diskKey}' copied and checked, found it ${row.status}`);
+      await tx
+        .update(backupDisks)
+        .set({ isHead: false })
+        .where(and(eq(backupDisks.contextId, row.contextId), eq(backupDisks.diskKey, row.diskKey), backupDisks.isHead));
+      await tx
+        .update(backupDisks)
+        .set({
+          status: 'complete',
+          checksum: sealed.checksum,
+          fileBytes: sealed.fileBytes,
+          attemptPath: null,
+          sourceUri: null,
+          dirtyContext: null,
+          isHead: true,
+        })
+        .where(eq(backupDisks.id, row.id));
+    }
+    await tx
+      .update(backupJobs)
+      .set({ status: 'complete', finishedAt: sql`now()` })
+      .where(eq(backupJobs.id, jobId));
+  });
+}
+
+/** A job with the names that people know it by. */
+export interface JobListing {
+  job: Job;
+  vm: string;
+  repository: string;
+}
+
+export interface JobFilter {
+  vm?: string | undefined;
+  repository?: string | undefined;
+  status?: JobStatus | undefined;
+  limit: number;
+}
+
+/** Jobs, newest first. Those with status `complete` are the restore points. */
+export async function listJobs(db: Queryable, filter: JobFilter): Promise<JobListing[]> {
+  return selectListing(db)
+    .where(
+      and(
+        filter.vm === undefined ? undefined : eq(vmBackupContexts.vmName, filter.vm),
+        filter.repository === undefined ? undefined : eq(repositories.name, filter.repository),
+        filter.status === undefined ? undefined : eq(backupJobs.status, filter.status),
+      ),
+    )
+    .orderBy(desc(backupJobs.startedAt), desc(backupJobs.pointTime))
+    .limit(filter.limit);
+}
+
+/** The job whose id begins with `idPrefix`. @throws BackupError JobNotFound, also when several do */
+export async function findJobListing(db: Queryable, idPrefix: string): Promise<JobListing> {
+  const found = await selectListing(db)
+    .where(sql`starts_with(${backupJobs.id}::text, ${idPrefix.toLowerCase()})`)
+    .limit(2);
+  const [first] = found;
+  if (first && found.length === 1) return first;
+  const problem = first ? 'several begin with it: give more of the id' : 'found none';
+  throw new BackupError(
+    'JobNotFound',
+    `Expected one job with the id '${idPrefix}', ${problem}; see 'backupvm job list'`,
+  );
+}
+
+function selectListing(db: Queryable) {
+  return db
+    .select({ job: backupJobs, vm: vmBackupContexts.vmName, repository: repositories.name })
+    .from(backupJobs)
+    .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))
+    .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId));
+}

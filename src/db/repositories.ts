@@ -1,0 +1,63 @@
+import { eq } from 'drizzle-orm';
+import { BackupError } from '../domain/errors.js';
+import { type Database, type Queryable, violatesUnique } from './database.js';
+import { repositories } from './schema.js';
+
+export type RepositoryRow = typeof repositories.$inferSelect;
+
+/** @throws BackupError AlreadyExists when the name, the id, or the path on this host is taken */
+export async function addRepository(
+  db: Database,
+  values: { id: string; name: string; host: string; path: string },
+): Promise<RepositoryRow> {
+  try {
+    const [row] = await db.insert(repositories).values(values).returning();
+    if (!row) throw new TypeError('Expected the inserted repository, found no row');
+    return row;
+  } catch (error) {
+    if (violatesUnique(error, 'repositories_name_unique')) {
+      throw new BackupError(
+        'AlreadyExists',
+        `A repository named '${values.name}' is registered already; choose another name`,
+      );
+    }
+    if (violatesUnique(error, 'repositories_host_path') || violatesUnique(error, 'repositories_pkey')) {
+      throw new BackupError(
+        'AlreadyExists',
+        `The repository at ${values.path} is registered already; see 'backupvm repository list'`,
+      );
+    }
+    throw error;
+  }
+}
+
+export async function listRepositories(db: Queryable): Promise<RepositoryRow[]> {
+  return db.select().from(repositories).orderBy(repositories.name);
+}
+
+/**
+ * The repository of that name; without a name, the only one.
+ * @throws BackupError RepositoryNotFound, which lists those there are
+ */
+export async function chooseRepository(db: Queryable, name: string | undefined): Promise<RepositoryRow> {
+  const all = await listRepositories(db);
+  const chosen = name === undefined && all.length === 1 ? all[0] : all.find((row) => row.name === name);
+  if (chosen) return chosen;
+  const names = all.map((row) => `'${row.name}'`);
+  if (names.length === 0) {
+    throw new BackupError('RepositoryNotFound', `No repository is registered; add one with 'backupvm repository add'`);
+  }
+  throw new BackupError(
+    'RepositoryNotFound',
+    name === undefined
+      ? `${names.length} repositories are registered (${names.join(', ')}); say which in the field 'repository'`
+      : `Expected a registered repository, found no '${name}'; registered: ${names.join(', ')}`,
+  );
+}
+
+/** @throws BackupError RepositoryNotFound */
+export async function getRepository(db: Queryable, id: string): Promise<RepositoryRow> {
+  const [row] = await db.select().from(repositories).where(eq(repositories.id, id));
+  if (!row) throw new BackupError('RepositoryNotFound', `Expected repository ${id}, found no such row`);
+  return row;
+}
