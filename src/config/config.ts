@@ -1,0 +1,114 @@
+import { hostname } from 'node:os';
+import { isAbsolute } from 'node:path';
+import type pg from 'pg';
+import { BackupError } from '../domain/errors.js';
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error'] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+/** What the environment says, read once. docs/configuration.md lists the variables. */
+export interface Config {
+  /** The name that this machine's task queues carry. */
+  host: string;
+  database: DatabaseConfig;
+  /** Ports that qemu-nbd may listen on, on this host; both ends included. */
+  nbdPorts: { first: number; last: number };
+  /** For the hypervisor's scratch files while a snapshot is open: needs room, and must be reachable by QEMU's user. */
+  scratchDir: string;
+  /** For pid files and lists of extents; need not survive a reboot. */
+  runDir: string;
+  /** Copies at a time on this host. */
+  copySlots: number;
+  logLevel: LogLevel;
+}
+
+export interface DatabaseConfig {
+  pool: pg.PoolConfig;
+  /** Host, port and database for messages: no password. */
+  address: string;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** @throws BackupError InvalidConfiguration, which names every problem at once */
+export function readConfig(env: Environment): Config {
+  const problems: string[] = [];
+  const config: Config = {
+    host: env['BACKUPVM_HOST'] || hostname(),
+    database: readDatabase(env, problems),
+    nbdPorts: readPorts(env['BACKUPVM_NBD_PORTS'] || '10809-10908', problems),
+    scratchDir: readDirectory(
+      'BACKUPVM_SCRATCH_DIR',
+      env['BACKUPVM_SCRATCH_DIR'] || '/var/lib/backupvm/scratch',
+      problems,
+    ),
+    runDir: readDirectory('BACKUPVM_RUN_DIR', env['BACKUPVM_RUN_DIR'] || '/run/backupvm', problems),
+    copySlots: readCount('BACKUPVM_COPY_SLOTS', env['BACKUPVM_COPY_SLOTS'] || '4', problems),
+    logLevel: readLogLevel(env['BACKUPVM_LOG_LEVEL'] || 'info', problems),
+  };
+  if (!/^[A-Za-z0-9._-]{1,100}$/.test(config.host)) {
+    problems.push(`BACKUPVM_HOST: expected letters, digits, '.', '_' and '-', at most 100, found '${config.host}'`);
+  }
+  throwProblems(problems);
+  return config;
+}
+
+/** Only the part that commands without a worker need. @throws BackupError InvalidConfiguration */
+export function readDatabaseConfig(env: Environment): DatabaseConfig {
+  const problems: string[] = [];
+  const database = readDatabase(env, problems);
+  throwProblems(problems);
+  return database;
+}
+
+function throwProblems(problems: readonly string[]): void {
+  if (problems.length > 0)
+    throw new BackupError('InvalidConfiguration', `Bad configuration:\n  ${problems.join('\n  ')}`);
+}
+
+function readDatabase(env: Environment, problems: string[]): DatabaseConfig {
+  const url = env['DATABASE_URL'];
+  if (!url) {
+    if (!Object.keys(env).some((name) => /^PG(HOST|HOSTADDR|DATABASE|USER|PORT|SERVICE)$/.test(name) && env[name])) {
+      problems.push(
+        'DATABASE_URL: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE, or PGHOST, PGDATABASE and the like; found neither',
+      );
+    }
+    const address = `${env['PGHOST'] || 'localhost'}:${env['PGPORT'] || '5432'}/${env['PGDATABASE'] || env['PGUSER'] || ''}`;
+    return { pool: {}, address }; // pg itself reads PG*
+  }
+  try {
+    const { protocol, host, pathname } = new URL(url);
+    if (!/^postgres(ql)?:$/.test(protocol))
+      problems.push(`DATABASE_URL: expected it to begin with postgres://, found ${protocol}//`);
+    return { pool: { connectionString: url }, address: `${host}${pathname}` };
+  } catch {
+    problems.push('DATABASE_URL: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE, found something that is no URL');
+    return { pool: {}, address: '' };
+  }
+}
+
+function readPorts(text: string, problems: string[]): { first: number; last: number } {
+  const match = /^(\d{1,5})-(\d{1,5})$/.exec(text);
+  const [first, last] = [Number(match?.[1]), Number(match?.[2])];
+  if (!match || first < 1024 || last > 65535 || first > last) {
+    problems.push(`BACKUPVM_NBD_PORTS: expected FIRST-LAST within 1024-65535, FIRST not above LAST, found '${text}'`);
+  }
+  return { first, last };
+}
+
+function readDirectory(name: string, text: string, problems: string[]): string {
+  if (!isAbsolute(text)) problems.push(`${name}: expected an absolute path, found '${text}'`);
+  return text;
+}
+
+function readCount(name: string, text: string, problems: string[]): number {
+  if (!/^[1-9]\d{0,2}$/.test(text)) problems.push(`${name}: expected a whole number from 1 to 999, found '${text}'`);
+  return Number(text);
+}
+
+function readLogLevel(text: string, problems: string[]): LogLevel {
+  const level = logLevels.find((known) => known === text);
+  if (!level) problems.push(`BACKUPVM_LOG_LEVEL: expected one of ${logLevels.join(', ')}, found '${text}'`);
+  return level ?? 'info';
+}

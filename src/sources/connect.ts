@@ -1,0 +1,18 @@
+import type { Source } from './source.js';
+import { createLibvirtSource } from './libvirt/source.js';
+import { createQMPSource } from './qmp/source.js';
+
+export interface SourceAddress {
+  kind: 'libvirt' | 'qmp';
+  uri: string;
+}
+
+/** The connector for a registered hypervisor. Does not connect yet. */
+export function createSource({ kind, uri }: SourceAddress, scratchDir: string): Source {
+  switch (kind) {
+    case 'libvirt':
+      return createLibvirtSource({ uri, scratchDir });
+    case 'qmp':
+      return createQMPSource({ uri, scratchDir });
+  }
+}
