@@ -22,7 +22,7 @@ export async function inspectExport(
   uri: string,
   signal: AbortSignal,
 ): Promise<{ name: string; sizeBytes: number; contexts: string[] }> {
-  const { stdout } = await runOrThrow('nbdinfo', ['--json', uri], { signal, timeoutMs: 60_000 });
+  const { stdout } = await runOrThrow('nbdinfo', ['--json', '--no-content', uri], { signal, timeoutMs: 60_000 });
   const [first] = exportList.parse(JSON.parse(stdout)).exports;
   if (!first) throw new TypeError(`Expected nbdinfo to describe ${uri}, found no export in its answer`);
   return { name: first['export-name'], sizeBytes: first['export-size'], contexts: first.contexts ?? [] };

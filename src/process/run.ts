@@ -5,12 +5,16 @@ import { BackupError } from '../domain/errors.js';
 const debianPackage = {
   'qemu-img': 'qemu-utils',
   'qemu-nbd': 'qemu-utils',
+  'qemu-io': 'qemu-utils',
+  'qemu-storage-daemon': 'qemu-system-common',
   nbdcopy: 'libnbd-bin',
   nbdinfo: 'libnbd-bin',
   nbdkit: 'nbdkit',
   virsh: 'libvirt-clients',
   openssl: 'openssl',
   setpriv: 'util-linux',
+  getent: 'libc-bin',
+  useradd: 'passwd',
 } as const;
 
 export type Program = keyof typeof debianPackage;

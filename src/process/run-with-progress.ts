@@ -1,0 +1,56 @@
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { execa } from 'execa';
+import { BackupError } from '../domain/errors.js';
+import { identify, type ProcessIdentity } from './identity.js';
+import { toolMissing, type Outcome, type Program } from './run.js';
+
+/** The file descriptor on which the program reports. */
+export const progressFD = 3;
+
+export interface RunWithProgressOptions {
+  /** Ends the program, at the latest 10 s later; it runs as long as it must otherwise, so a caller bounds it with this. */
+  signal: AbortSignal;
+  onStart?: ((identity: ProcessIdentity) => void) | undefined;
+  onLine: (line: string) => void;
+}
+
+/**
+ * Runs one program to its end, passing on each line that it writes to `progressFD`. It is killed when this process dies:
+ * a copy that nobody watches would write on into a file that the next attempt owns.
+ * @returns also when the exit code is not 0
+ * @throws BackupError ToolMissing, ToolFailed (killed by somebody else); or `signal.reason`
+ */
+export async function runWithProgress(
+  program: Program,
+  args: readonly string[],
+  { signal, onStart, onLine }: RunWithProgressOptions,
+): Promise<Outcome> {
+  signal.throwIfAborted();
+  const child = execa('setpriv', ['--pdeathsig', 'KILL', program, ...args], {
+    reject: false,
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+    env: { LC_ALL: 'C' },
+    cancelSignal: signal,
+    forceKillAfterDelay: 10_000,
+  });
+  const lines = createInterface({ input: child.stdio[progressFD] });
+  lines.on('line', onLine);
+  const lastLineRead = once(lines, 'close');
+  if (onStart && child.pid !== undefined) {
+    const identity = await identify(child.pid); // setpriv becomes the program: same number, same start time
+    if (identity) onStart(identity);
+  }
+  const result = await child;
+  if (child.pid !== undefined) await lastLineRead;
+  signal.throwIfAborted();
+  if (result.code === 'ENOENT' && result.exitCode === undefined) throw toolMissing('setpriv');
+  if (result.exitCode === 127) throw toolMissing(program); // setpriv says so
+  if (result.exitCode === undefined) {
+    throw new BackupError(
+      'ToolFailed',
+      `${program} was ended by ${result.signal ?? 'an error'}: ${result.shortMessage}`,
+    );
+  }
+  return { exitCode: result.exitCode, stdout: '', stderr: String(result.stderr) };
+}

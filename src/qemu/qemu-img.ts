@@ -1,0 +1,139 @@
+import { open, rm } from 'node:fs/promises';
+import { basename, dirname, resolve } from 'node:path';
+import { z } from 'zod';
+import { BackupError } from '../domain/errors.js';
+import { run, runOrThrow, type Outcome } from '../process/run.js';
+
+/** These calls read or write only metadata; more than this means that the storage hangs. */
+const metadataTimeoutMs = 60_000;
+/** Reads all reference counts: minutes for a file of many TiB. */
+const checkTimeoutMs = 3_600_000;
+
+const infoAnswer = z.object({
+  'virtual-size': z.number(),
+  'actual-size': z.number(),
+  format: z.string(),
+  'backing-filename': z.string().optional(),
+});
+
+export interface CreateImageRequest {
+  file: string;
+  sizeBytes: number;
+  /** The backing file: a name in the same directory, so that a chain copied elsewhere stays whole. */
+  parentName?: string;
+  signal: AbortSignal;
+}
+
+/**
+ * Makes an empty QCOW2 file, or none when it throws. Not to be repeated on the same name: it never overwrites.
+ * @throws BackupError AlreadyExists; ParentUnusable; ExportFailed when something still writes to the parent; ToolFailed
+ */
+export async function createImage({ file, sizeBytes, parentName, signal }: CreateImageRequest): Promise<void> {
+  const path = resolve(file);
+  const cwd = dirname(path);
+  if (parentName !== undefined) await checkParent(cwd, parentName, signal);
+  await reserve(path);
+  const parent = parentName === undefined ? [] : ['-b', parentName, '-F', 'qcow2'];
+  try {
+    await runOrThrow('qemu-img', ['create', '-q', '-f', 'qcow2', ...parent, path, String(sizeBytes)], {
+      signal,
+      timeoutMs: metadataTimeoutMs,
+      cwd,
+    });
+  } catch (error) {
+    await rm(path, { force: true });
+    throw error;
+  }
+}
+
+/** `qemu-img create` overwrites whatever is there; this decides between two that come at once, too. */
+async function reserve(path: string): Promise<void> {
+  try {
+    await (await open(path, 'wx')).close();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    throw new BackupError('AlreadyExists', `Expected no file ${path} yet, found one; it was left as it is`, {
+      details: { file: path },
+    });
+  }
+}
+
+/** `qemu-img create` accepts a parent that is missing, or that a stale process writes to; everything after it fails. */
+async function checkParent(cwd: string, parentName: string, signal: AbortSignal): Promise<void> {
+  if (basename(parentName) !== parentName || parentName.includes(':')) {
+    throw new TypeError(`Expected the plain name of a file as parent, got '${parentName}'`); // `a:b` is a protocol to QEMU
+  }
+  const options = { signal, timeoutMs: metadataTimeoutMs, cwd };
+  // Without -U, so that it asks for the lock. With the chain, so that it opens every file in it.
+  const outcome = await run('qemu-img', ['info', '--backing-chain', '-f', 'qcow2', `./${parentName}`], options);
+  if (outcome.exitCode === 0) return;
+  throwIfLocked(resolve(cwd, parentName), outcome);
+  throw new BackupError(
+    'ParentUnusable',
+    `Parent ${resolve(cwd, parentName)} cannot be used: ${outcome.stderr.trim()}`,
+    {
+      details: { file: resolve(cwd, parentName) },
+    },
+  );
+}
+
+/**
+ * Proves that the structure of a QCOW2 file and of its chain's heads can be read; says nothing about completeness.
+ * Leaked clusters waste space only, so they are counted and are no error.
+ * @throws BackupError ImageDamaged (corrupt, or it or a parent cannot be opened); ExportFailed when it is being written to
+ */
+export async function checkImage(file: string, signal: AbortSignal): Promise<{ leakedClusters: number }> {
+  const outcome = await run('qemu-img', ['check', '-f', 'qcow2', '--output=json', resolve(file)], {
+    signal,
+    timeoutMs: checkTimeoutMs,
+  });
+  const isSound = outcome.exitCode === 0 || outcome.exitCode === 3; // 3: leaks only
+  if (isSound)
+    return { leakedClusters: z.object({ leaks: z.number().default(0) }).parse(JSON.parse(outcome.stdout)).leaks };
+  throwIfLocked(file, outcome);
+  const found = outcome.exitCode === 2 ? 'it is corrupt' : 'it cannot be checked';
+  const said = (outcome.stderr || outcome.stdout).trim().slice(0, 2000);
+  throw new BackupError('ImageDamaged', `Expected ${file} to be a sound QCOW2 file, found that ${found}: ${said}`, {
+    details: { file, exitCode: outcome.exitCode },
+  });
+}
+
+export interface ImageInfo {
+  virtualSizeBytes: number;
+  /** What the file takes on its file system. */
+  actualSizeBytes: number;
+  /** As it stands in the file: never resolved. */
+  backingName: string | null;
+  format: string;
+}
+
+/**
+ * Reads an image's header, also while it is being written to. Success does not mean that its parent is there.
+ * @throws BackupError ToolFailed
+ */
+export async function imageInfo(file: string, signal: AbortSignal): Promise<ImageInfo> {
+  const { stdout } = await runOrThrow('qemu-img', ['info', '-U', '--output=json', resolve(file)], {
+    signal,
+    timeoutMs: metadataTimeoutMs,
+  });
+  const info = infoAnswer.parse(JSON.parse(stdout));
+  return {
+    virtualSizeBytes: info['virtual-size'],
+    actualSizeBytes: info['actual-size'],
+    backingName: info['backing-filename'] ?? null,
+    format: info.format,
+  };
+}
+
+/** @throws BackupError ExportFailed when QEMU's tools said that another process holds the file `[NAME]` */
+export function throwIfLocked(file: string, { stderr }: Outcome): void {
+  if (!/Failed to get (shared )?"\w+" lock/.test(stderr)) return;
+  const held = /another process using the image \[(.*)\]/.exec(stderr)?.[1] ?? file;
+  throw new BackupError(
+    'ExportFailed',
+    `Expected nobody to write to ${held}, found another process that holds its lock; stop that first`,
+    {
+      details: { file: held },
+    },
+  );
+}

@@ -1,0 +1,95 @@
+import { readFile, rm } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { BackupError } from '../domain/errors.js';
+import { inspectExport } from '../nbd/nbdinfo.js';
+import { targetUri } from '../nbd/target-uri.js';
+import { identify, stopProcess, type ProcessIdentity, type StopTimeouts } from '../process/identity.js';
+import { run, type Outcome } from '../process/run.js';
+import { imageInfo, throwIfLocked } from './qemu-img.js';
+
+/** It opens a file and a port, and forks. */
+const startTimeoutMs = 60_000;
+/** For our own look at the export, beside the connections of the copy: when all are in use, a further one hangs. */
+const spareConnections = 2;
+/** SIGTERM lets qemu-nbd write its metadata back to a disk that may be busy; after SIGKILL only the kernel's I/O is left. */
+export const exportStopTimeouts: StopTimeouts = { termTimeoutMs: 20_000, killTimeoutMs: 20_000 };
+
+export interface StartExportRequest {
+  file: string;
+  port: number;
+  exportName: string;
+  pidFile: string;
+  /** How many connections the copy will open. */
+  connections: number;
+  signal: AbortSignal;
+}
+
+/**
+ * Serves a QCOW2 file on 127.0.0.1 by a qemu-nbd that outlives this process; returns when an NBD handshake has shown the right export.
+ * When it throws, nothing runs. Not to be repeated while the first one runs: the file is locked.
+ * @throws BackupError PortTaken (details.port); ExportFailed, also when another process writes to the file or to a parent
+ */
+export async function startExport(request: StartExportRequest): Promise<ProcessIdentity> {
+  const { file, port, exportName, pidFile, signal } = request;
+  const { virtualSizeBytes } = await imageInfo(file, signal);
+  await rm(pidFile, { force: true }); // one of an earlier attempt would name a stranger
+  try {
+    await launch(request);
+    const identity = await readIdentity(pidFile);
+    if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${file} ended right after its start`);
+    signal.throwIfAborted();
+    const found = await inspectExport(targetUri(port, exportName), signal);
+    if (found.name !== exportName || found.sizeBytes !== virtualSizeBytes) {
+      throw new BackupError(
+        'ExportFailed',
+        `Expected export '${exportName}' of ${virtualSizeBytes} bytes on port ${port}, found '${found.name}' of ${found.sizeBytes} bytes`,
+      );
+    }
+    return identity;
+  } catch (error) {
+    const identity = await readIdentity(pidFile);
+    if (identity) await stopProcess(identity, exportStopTimeouts);
+    await rm(pidFile, { force: true });
+    throw error;
+  }
+}
+
+async function launch(request: StartExportRequest): Promise<void> {
+  let outcome = await runQemuNBD(request, 'io_uring');
+  // Kernels before 5.1, and containers whose seccomp profile forbids it. A little slower, and as durable.
+  if (outcome.exitCode !== 0 && /io_uring/.test(outcome.stderr)) outcome = await runQemuNBD(request, 'threads');
+  if (outcome.exitCode === 0) return;
+  const { file, port } = request;
+  const said = outcome.stderr.trim().slice(0, 2000);
+  if (said.includes('Address already in use')) {
+    throw new BackupError(
+      'PortTaken',
+      `Expected port ${port} of 127.0.0.1 to be free, found it in use; take another one`,
+      {
+        details: { port },
+      },
+    );
+  }
+  throwIfLocked(file, outcome);
+  const advice = said.includes('O_DIRECT') ? '; its file system must support O_DIRECT' : '';
+  throw new BackupError('ExportFailed', `Expected qemu-nbd to serve ${file} on port ${port}: ${said}${advice}`);
+}
+
+function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): Promise<Outcome> {
+  const args = [
+    ...['--format=qcow2', '--cache=none', `--aio=${aio}`, '--discard=unmap', '--detect-zeroes=unmap'],
+    `--shared=${request.connections + spareConnections}`,
+    '--persistent', // the readiness check must not be the last client
+    '--allocation-depth', // verifyCopy asks for it
+    ...['--bind=127.0.0.1', `--port=${request.port}`, `--export-name=${request.exportName}`],
+    ...['--fork', `--pid-file=${resolve(request.pidFile)}`, resolve(request.file)],
+  ];
+  // Without the signal: to end the parent between fork and pid file would leave a child that nobody knows.
+  return run('qemu-nbd', args, { timeoutMs: startTimeoutMs });
+}
+
+async function readIdentity(pidFile: string): Promise<ProcessIdentity | undefined> {
+  const text = await readFile(pidFile, 'latin1').catch(() => '');
+  const pid = Number(text.trim());
+  return Number.isSafeInteger(pid) && pid > 1 ? identify(pid) : undefined;
+}
