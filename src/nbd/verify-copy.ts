@@ -1,6 +1,6 @@
 import { BackupError } from '../domain/errors.js';
 import { firstUncovered, totalBytes, type Extent } from '../domain/extents.js';
-import { inspectExport, mapExport, selectExtents } from './nbdinfo.js';
+import { exportSizeBytes, mapExport, selectExtents } from './nbdinfo.js';
 
 export interface VerifyCopyRequest {
   targetUri: string;
@@ -26,7 +26,7 @@ export async function verifyCopy({
   extents,
   signal,
 }: VerifyCopyRequest): Promise<{ writtenBytes: number }> {
-  const { sizeBytes } = await inspectExport(targetUri, signal);
+  const sizeBytes = await exportSizeBytes(targetUri, signal);
   if (sizeBytes !== sourceSizeBytes) {
     throw new BackupError(
       'CopyIncomplete',

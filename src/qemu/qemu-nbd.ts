@@ -1,7 +1,7 @@
 import { readFile, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { BackupError } from '../domain/errors.js';
-import { inspectExport } from '../nbd/nbdinfo.js';
+import { exportSizeBytes } from '../nbd/nbdinfo.js';
 import { targetUri } from '../nbd/target-uri.js';
 import { identify, stopProcess, type ProcessIdentity, type StopTimeouts } from '../process/identity.js';
 import { run, type Outcome } from '../process/run.js';
@@ -38,11 +38,11 @@ export async function startExport(request: StartExportRequest): Promise<ProcessI
     const identity = await readIdentity(pidFile);
     if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${file} ended right after its start`);
     signal.throwIfAborted();
-    const found = await inspectExport(targetUri(port, exportName), signal);
-    if (found.name !== exportName || found.sizeBytes !== virtualSizeBytes) {
+    const foundBytes = await exportSizeBytes(targetUri(port, exportName), signal);
+    if (foundBytes !== virtualSizeBytes) {
       throw new BackupError(
         'ExportFailed',
-        `Expected export '${exportName}' of ${virtualSizeBytes} bytes on port ${port}, found '${found.name}' of ${found.sizeBytes} bytes`,
+        `Expected export '${exportName}' on port ${port} to have ${virtualSizeBytes} bytes, found ${foundBytes}`,
       );
     }
     return identity;
