@@ -1,0 +1,91 @@
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ProvidedContext } from 'vitest';
+import type { TestProject } from 'vitest/node';
+import { openDatabase } from '../../src/db/database.js';
+import { migrateDatabase } from '../../src/db/migrate.js';
+import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
+import { findTemporalCLI, startTemporalServer } from '../../src/embedded/temporal.js';
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** Of the migrated database that test databases are copied from; nobody may stay connected to it. */
+    templateDatabaseUrl: string;
+    temporalAddress: string;
+    temporalNamespace: string;
+    temporalUIUrl: string;
+    temporalCLIPath: string;
+  }
+}
+
+interface Servers {
+  provided: ProvidedContext;
+  stop: () => Promise<void>;
+}
+
+// On the process and not in this module: vitest loads a module anew for each project that lists it.
+const shared = process as typeof process & { backupvmServers?: { users: number; servers: Promise<Servers> } };
+
+/** Starts one Postgres and one Temporal server for the whole test run; the last project to finish stops them. */
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const running = (shared.backupvmServers ??= { users: 0, servers: startServers() });
+  running.users += 1;
+  const { provided, stop } = await running.servers;
+  for (const key of Object.keys(provided) as (keyof ProvidedContext)[]) project.provide(key, provided[key]);
+
+  return async () => {
+    running.users -= 1;
+    if (running.users > 0) return;
+    delete shared.backupvmServers;
+    await stop();
+  };
+}
+
+async function startServers(): Promise<Servers> {
+  const directory = await mkdtemp(join(tmpdir(), 'backupvm-test-'));
+  await chmod(directory, 0o755); // Postgres runs as another user when we are root
+  const started = await Promise.allSettled([startDatabase(directory), startTemporal(directory)]);
+  const stop = async () => {
+    await Promise.all(started.flatMap((one) => (one.status === 'fulfilled' ? [one.value.stop()] : [])));
+    await rm(directory, { recursive: true });
+  };
+  const [database, temporal] = started;
+  if (database.status === 'fulfilled' && temporal.status === 'fulfilled') {
+    return { provided: { ...database.value.provided, ...temporal.value.provided }, stop };
+  }
+  await stop();
+  const failures = started.flatMap((one) => (one.status === 'rejected' ? [one.reason as Error] : []));
+  throw new AggregateError(failures, failures.map(String).join('\n'));
+}
+
+async function startDatabase(directory: string) {
+  const { url, stop } = await startEmbeddedPostgres({ dataDir: directory, durable: false });
+  const opened = openDatabase({ connectionString: url }, () => undefined);
+  try {
+    await migrateDatabase(opened.pool);
+  } catch (error) {
+    await stop();
+    throw error;
+  } finally {
+    await opened.close();
+  }
+  return { provided: { templateDatabaseUrl: url }, stop };
+}
+
+async function startTemporal(directory: string) {
+  const temporalCLIPath = await findTemporalCLI(process.env);
+  const temporalNamespace = 'backupvm-test';
+  const { address, uiUrl, stop } = await startTemporalServer({
+    cliPath: temporalCLIPath,
+    dbFilename: join(directory, 'temporal.db'),
+    namespace: temporalNamespace,
+    searchAttributes: {
+      BackupVMName: 'Keyword',
+      BackupRepository: 'Keyword',
+      BackupType: 'Keyword',
+      BackupStatus: 'Keyword',
+    },
+  });
+  return { provided: { temporalAddress: address, temporalUIUrl: uiUrl, temporalNamespace, temporalCLIPath }, stop };
+}
