@@ -1,0 +1,36 @@
+import { readFile } from 'node:fs/promises';
+import { normalizeExtents, type Extent } from '../../src/domain/extents.js';
+import { runOrThrow } from '../../src/process/run.js';
+import type { Source } from '../../src/sources/source.js';
+
+/** One VM on a real hypervisor, to which nobody but the suite writes. */
+export interface SourceFixture {
+  source: Source;
+  vmName: string;
+  /** At least two that track changes, of 1 MiB or more; one of them has a size that is no multiple of 64 KiB. */
+  disks: { key: string; sizeBytes: number }[];
+  /** What the guest does: when it returns, a snapshot that is opened now must have it. */
+  write(key: string, offset: number, length: number, pattern: number): Promise<void>;
+  /** As a guest's trim or write-zeroes: the range reads as zero afterwards. */
+  zero(key: string, offset: number, length: number): Promise<void>;
+  dispose(): Promise<void>;
+}
+
+/** The largest granularity at which a hypervisor may record changes. */
+export const granularityBytes = 65_536;
+
+/** The whole granules that the extents touch: as much as a bitmap may report for them. */
+export function granulesOf(extents: readonly Extent[], sizeBytes: number): Extent[] {
+  const granules = extents.map(({ offset, length }) => {
+    const start = Math.floor(offset / granularityBytes) * granularityBytes;
+    const end = Math.min(Math.ceil((offset + length) / granularityBytes) * granularityBytes, sizeBytes);
+    return { offset: start, length: end - start };
+  });
+  return normalizeExtents(granules, sizeBytes);
+}
+
+/** All bytes of an NBD export, by way of `file`. */
+export async function readExport(uri: string, file: string): Promise<Buffer> {
+  await runOrThrow('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', uri, file], { timeoutMs: 60_000 });
+  return readFile(file);
+}
