@@ -17,6 +17,7 @@ CREATE TABLE "backup_disks" (
 	"path" text NOT NULL,
 	"attempt_path" text,
 	"file_bytes" bigint,
+	"file_modified_ms" bigint,
 	"checksum" text,
 	"nbd_port" integer,
 	"is_head" boolean DEFAULT false NOT NULL,
@@ -28,7 +29,7 @@ CREATE TABLE "backup_disks" (
 	CONSTRAINT "backup_disks_type" CHECK ("backup_disks"."type" in ('full', 'incremental')),
 	CONSTRAINT "backup_disks_parent_of_incremental" CHECK (("backup_disks"."type" = 'incremental') = ("backup_disks"."parent_id" is not null)),
 	CONSTRAINT "backup_disks_size" CHECK ("backup_disks"."size_bytes" > 0 and "backup_disks"."changed_bytes" >= 0 and "backup_disks"."written_bytes" >= 0),
-	CONSTRAINT "backup_disks_complete" CHECK ("backup_disks"."status" <> 'complete' or ("backup_disks"."checksum" is not null and "backup_disks"."file_bytes" is not null and "backup_disks"."attempt_path" is null)),
+	CONSTRAINT "backup_disks_complete" CHECK ("backup_disks"."status" <> 'complete' or ("backup_disks"."checksum" is not null and "backup_disks"."file_bytes" is not null and "backup_disks"."file_modified_ms" is not null and "backup_disks"."attempt_path" is null)),
 	CONSTRAINT "backup_disks_head" CHECK (not "backup_disks"."is_head" or "backup_disks"."status" = 'complete')
 );
 --> statement-breakpoint
@@ -48,9 +49,9 @@ CREATE TABLE "backup_jobs" (
 	CONSTRAINT "backup_jobs_run" UNIQUE("workflow_id","run_id"),
 	CONSTRAINT "backup_jobs_point_time" UNIQUE("context_id","point_time"),
 	CONSTRAINT "backup_jobs_id_context" UNIQUE("id","context_id"),
-	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'complete', 'failed', 'cancelled')),
+	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'aborting', 'complete', 'failed', 'cancelled')),
 	CONSTRAINT "backup_jobs_consistency" CHECK ("backup_jobs"."consistency" in ('application', 'filesystem', 'crash')),
-	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" = 'running') = ("backup_jobs"."finished_at" is null))
+	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" in ('running', 'aborting')) = ("backup_jobs"."finished_at" is null))
 );
 --> statement-breakpoint
 CREATE TABLE "hypervisors" (
@@ -114,6 +115,6 @@ ALTER TABLE "vm_backup_contexts" ADD CONSTRAINT "vm_backup_contexts_repository_i
 ALTER TABLE "vm_backup_contexts" ADD CONSTRAINT "vm_backup_contexts_hypervisor_id_hypervisors_id_fk" FOREIGN KEY ("hypervisor_id") REFERENCES "public"."hypervisors"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
 CREATE UNIQUE INDEX "backup_disks_one_head" ON "backup_disks" USING btree ("context_id","disk_key") WHERE "backup_disks"."is_head";--> statement-breakpoint
 CREATE INDEX "backup_disks_parent_id" ON "backup_disks" USING btree ("parent_id");--> statement-breakpoint
-CREATE UNIQUE INDEX "backup_jobs_one_running" ON "backup_jobs" USING btree ("context_id") WHERE "backup_jobs"."status" = 'running';--> statement-breakpoint
+CREATE UNIQUE INDEX "backup_jobs_one_running" ON "backup_jobs" USING btree ("context_id") WHERE "backup_jobs"."status" in ('running', 'aborting');--> statement-breakpoint
 CREATE INDEX "nbd_exports_job" ON "nbd_exports" USING btree ("job_id");--> statement-breakpoint
 CREATE INDEX "vm_backup_contexts_name" ON "vm_backup_contexts" USING btree ("vm_name");

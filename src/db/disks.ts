@@ -44,6 +44,17 @@ export async function getDisk(db: Queryable, id: string): Promise<BackupDisk> {
   return row;
 }
 
+/** A disk and all that its file needs, from itself back to the full. */
+export async function listChain(db: Queryable, id: string): Promise<BackupDisk[]> {
+  const chain: BackupDisk[] = [];
+  for (let next: string | null = id; next !== null;) {
+    const disk: BackupDisk = await getDisk(db, next);
+    chain.push(disk);
+    next = disk.parentId;
+  }
+  return chain;
+}
+
 /** Where the open snapshot serves a disk, how large it is there, and how much of it has to be copied. */
 export async function recordSource(
   db: Queryable,

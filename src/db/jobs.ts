@@ -1,4 +1,4 @@
-import { and, desc, eq, sql } from 'drizzle-orm';
+import { and, desc, eq, inArray, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
 import { backupDisks, backupJobs, repositories, vmBackupContexts } from './schema.js';
@@ -34,7 +34,7 @@ export async function insertJob(db: Database, job: NewJob): Promise<Job> {
     if (!running) return insertJob(db, job); // it ended between the two statements
     throw new BackupError(
       'BackupAlreadyRunning',
-      `A backup of this VM to this repository is running already: job ${running.id}, workflow '${running.workflowId}'; wait for it, or cancel it`,
+      `A backup of this VM to this repository is ${running.status} already: job ${running.id}, workflow '${running.workflowId}'; wait for it, or cancel it`,
     );
   }
   return getJob(db, job.id);
@@ -44,7 +44,7 @@ async function runningJob(db: Queryable, contextId: string): Promise<Job | undef
   const [row] = await db
     .select()
     .from(backupJobs)
-    .where(and(eq(backupJobs.contextId, contextId), eq(backupJobs.status, 'running')));
+    .where(and(eq(backupJobs.contextId, contextId), inArray(backupJobs.status, ['running', 'aborting'])));
   return row;
 }
 
@@ -60,7 +60,21 @@ export async function findJob(db: Queryable, id: string): Promise<Job | undefine
   return row;
 }
 
-/** Closes a running job that made no restore point. A sealed job stays sealed. Safe to repeat. */
+/**
+ * Decides whether a job that is being cleaned up is a restore point. One that was not sealed cannot be from here on: a late
+ * seal finds it `aborting`. Safe to repeat.
+ */
+export async function abortUnlessSealed(db: Queryable, id: string): Promise<'sealed' | 'aborting' | 'gone'> {
+  await db
+    .update(backupJobs)
+    .set({ status: 'aborting' })
+    .where(and(eq(backupJobs.id, id), eq(backupJobs.status, 'running')));
+  const job = await findJob(db, id);
+  if (!job) return 'gone';
+  return job.status === 'complete' ? 'sealed' : 'aborting';
+}
+
+/** Closes a job that made no restore point, once its clean-up is done. A sealed job stays sealed. Safe to repeat. */
 export async function closeJob(
   db: Queryable,
   id: string,
@@ -70,7 +84,7 @@ export async function closeJob(
   await db
     .update(backupJobs)
     .set({ status, error, finishedAt: sql`now()` })
-    .where(and(eq(backupJobs.id, id), eq(backupJobs.status, 'running')));
+    .where(and(eq(backupJobs.id, id), inArray(backupJobs.status, ['running', 'aborting'])));
 }
 
 /** Records what the open snapshot came to. Safe to repeat. */
@@ -86,6 +100,7 @@ export interface SealedDisk {
   diskId: string;
   checksum: string;
   fileBytes: number;
+  fileModifiedMs: number;
 }
 
 /**
@@ -114,6 +129,7 @@ export async function sealJob(db: Database, jobId: string, disks: readonly Seale
           status: 'complete',
           checksum: sealed.checksum,
           fileBytes: sealed.fileBytes,
+          fileModifiedMs: sealed.fileModifiedMs,
           attemptPath: null,
           sourceUri: null,
           dirtyContext: null,

@@ -84,7 +84,8 @@ export const backupJobs = pgTable(
       .references(() => vmBackupContexts.id, { onDelete: 'cascade' }),
     workflowId: text('workflow_id').notNull(),
     runId: text('run_id').notNull(),
-    status: text('status', { enum: ['running', 'complete', 'failed', 'cancelled'] })
+    /** `aborting`: it will not be sealed any more, and its clean-up is not done yet. */
+    status: text('status', { enum: ['running', 'aborting', 'complete', 'failed', 'cancelled'] })
       .notNull()
       .default('running'),
     /** Names the files. Whole seconds, and no two of one context alike. */
@@ -106,10 +107,10 @@ export const backupJobs = pgTable(
     unique('backup_jobs_id_context').on(t.id, t.contextId),
     uniqueIndex('backup_jobs_one_running')
       .on(t.contextId)
-      .where(sql`${t.status} = 'running'`),
-    check('backup_jobs_status', sql`${t.status} in ('running', 'complete', 'failed', 'cancelled')`),
+      .where(sql`${t.status} in ('running', 'aborting')`),
+    check('backup_jobs_status', sql`${t.status} in ('running', 'aborting', 'complete', 'failed', 'cancelled')`),
     check('backup_jobs_consistency', sql`${t.consistency} in ('application', 'filesystem', 'crash')`),
-    check('backup_jobs_finished', sql`(${t.status} = 'running') = (${t.finishedAt} is null)`),
+    check('backup_jobs_finished', sql`(${t.status} in ('running', 'aborting')) = (${t.finishedAt} is null)`),
   ],
 );
 
@@ -144,6 +145,8 @@ export const backupDisks = pgTable(
     /** The unfinished file's path, while there may be one. */
     attemptPath: text('attempt_path'),
     fileBytes: bytes('file_bytes'),
+    /** The file's modification time at the seal, in whole ms: another one means that its checksum must be looked at again. */
+    fileModifiedMs: bytes('file_modified_ms'),
     /** Of the file, as `sha256:<hex>`. */
     checksum: text('checksum'),
     /** The NBD port that the copy went through. */
@@ -173,7 +176,7 @@ export const backupDisks = pgTable(
     check('backup_disks_size', sql`${t.sizeBytes} > 0 and ${t.changedBytes} >= 0 and ${t.writtenBytes} >= 0`),
     check(
       'backup_disks_complete',
-      sql`${t.status} <> 'complete' or (${t.checksum} is not null and ${t.fileBytes} is not null and ${t.attemptPath} is null)`,
+      sql`${t.status} <> 'complete' or (${t.checksum} is not null and ${t.fileBytes} is not null and ${t.fileModifiedMs} is not null and ${t.attemptPath} is null)`,
     ),
     check('backup_disks_head', sql`not ${t.isHead} or ${t.status} = 'complete'`),
   ],

@@ -1,0 +1,37 @@
+import { open, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+
+/** Makes a file's content survive a power cut. */
+export async function syncFile(path: string): Promise<void> {
+  const file = await open(path, 'r+');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes a directory's entries survive a power cut: a file's fsync does not cover its name. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+/** Writes a whole file so that at any moment either the old one or the new one is there. Safe to repeat. */
+export async function replaceFile(path: string, content: string): Promise<void> {
+  const draft = join(dirname(path), `.${basename(path)}.draft`);
+  await rm(draft, { force: true }); // of an attempt that died
+  const file = await open(draft, 'wx', 0o644);
+  try {
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(draft, path);
+  await syncDirectory(dirname(path));
+}
