@@ -2,7 +2,7 @@ import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { BackupError } from '../domain/errors.js';
-import { freePort } from './freePort.js';
+import { assertPortFree, freePort } from './port.js';
 import { assertSearchable, postgresAccount } from './postgresAccount.js';
 import { postgresBinaries } from './postgresBinaries.js';
 import { openCluster } from './postgresCluster.js';
@@ -32,7 +32,7 @@ const throwAwaySettings = ['fsync=off', 'synchronous_commit=off', 'full_page_wri
 /**
  * Starts a Postgres server of our own on 127.0.0.1, also as root. A second durable start on the same directory finds the
  * data of the first; two at once on one directory are refused.
- * @throws BackupError InvalidConfiguration (directory out of reach), InUse (another one runs there), DatabaseUnreachable
+ * @throws BackupError InvalidConfiguration (directory out of reach), InUse (data or port), DatabaseUnreachable
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { durable } = options;
@@ -45,6 +45,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const { cluster, password } = await openCluster({ home, binaries, user, durable, account });
 
   const port = options.port ?? (await freePort());
+  await assertPortFree(port, 'Postgres');
   const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', ...(durable ? [] : throwAwaySettings)];
   const logFile = join(home, 'postgres.log');
   const server = await startService({

@@ -1,9 +1,9 @@
-import { access, constants } from 'node:fs/promises';
+import { access, constants, mkdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { delimiter, join, resolve } from 'node:path';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import { Connection } from '@temporalio/client';
 import { BackupError } from '../domain/errors.js';
-import { freePort } from './freePort.js';
+import { assertPortFree, freePort } from './port.js';
 import { logTail, startService, untilReady } from './service.js';
 
 /** The Temporal CLI that set-up provides (scripts/setup.sh reads this line). Later ones cannot be built by `go install`. */
@@ -31,12 +31,15 @@ export interface TemporalServer {
 
 /**
  * Starts `temporal server start-dev` on 127.0.0.1 with its log beside the database file; a second start finds what the first has kept.
- * @throws BackupError TemporalUnreachable with the end of the server's log
+ * @throws BackupError InUse (a port), TemporalUnreachable with the end of the server's log
  */
 export async function startTemporalServer(options: TemporalServerOptions): Promise<TemporalServer> {
   const port = options.port ?? (await freePort());
   const uiPort = options.uiPort ?? (await freePort());
+  await assertPortFree(port, 'the Temporal server');
+  await assertPortFree(uiPort, "Temporal's Web UI");
   const dbFilename = resolve(options.dbFilename);
+  await mkdir(dirname(dbFilename), { recursive: true });
   const logFile = `${dbFilename}.log`;
   const attributes = Object.entries(options.searchAttributes);
   const server = await startService({
