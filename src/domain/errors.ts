@@ -27,6 +27,7 @@ export const errorCodes = {
   CopyFailed: { permanent: false, exitCode: 7 },
   ImageDamaged: { permanent: false, exitCode: 7 },
   CopyIncomplete: { permanent: false, exitCode: 7 },
+  CleanUpFailed: { permanent: false, exitCode: 7 },
   SourceFailed: { permanent: false, exitCode: 7 },
   WrongHost: { permanent: true, exitCode: 7 },
   HostNotUp: { permanent: true, exitCode: 8 },

@@ -93,3 +93,14 @@ async function readIdentity(pidFile: string): Promise<ProcessIdentity | undefine
   const pid = Number(text.trim());
   return Number.isSafeInteger(pid) && pid > 1 ? identify(pid) : undefined;
 }
+
+/**
+ * The qemu-nbd that wrote this pid file for this export, whatever started it; undefined when there is none, or when its pid
+ * belongs to somebody else by now.
+ */
+export async function findExportProcess(pidFile: string, exportName: string): Promise<ProcessIdentity | undefined> {
+  const identity = await readIdentity(pidFile);
+  if (!identity) return undefined;
+  const commandLine = await readFile(`/proc/${identity.pid}/cmdline`, 'utf8').catch(() => '');
+  return commandLine.includes('qemu-nbd') && commandLine.includes(exportName) ? identity : undefined;
+}

@@ -21,9 +21,14 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
+/** Where `replaceFile` writes before the file has its name. */
+export function draftPath(path: string): string {
+  return join(dirname(path), `.${basename(path)}.draft`);
+}
+
 /** Writes a whole file so that at any moment either the old one or the new one is there. Safe to repeat. */
 export async function replaceFile(path: string, content: string): Promise<void> {
-  const draft = join(dirname(path), `.${basename(path)}.draft`);
+  const draft = draftPath(path);
   await rm(draft, { force: true }); // of an attempt that died
   const file = await open(draft, 'wx', 0o644);
   try {

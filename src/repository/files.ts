@@ -1,4 +1,4 @@
-import { mkdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, normalize, relative } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { runOrThrow } from '../process/run.js';
@@ -72,4 +72,16 @@ export async function removeFile(path: string): Promise<void> {
   await syncDirectory(dirname(path)).catch((error: unknown) => {
     if (errorCodeOf(error) !== 'ENOENT') throw error;
   });
+}
+
+/** Removes the folders above a path that hold nothing any more, up to the root. Safe to repeat. */
+export async function removeEmptyFolders(root: string, path: string): Promise<void> {
+  for (let folder = dirname(insideRepository(root, path)); relative(root, folder) !== ''; folder = dirname(folder)) {
+    try {
+      await rmdir(folder);
+    } catch (error) {
+      if (errorCodeOf(error) === 'ENOTEMPTY') return;
+      if (errorCodeOf(error) !== 'ENOENT') throw error;
+    }
+  }
 }

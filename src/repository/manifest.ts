@@ -1,4 +1,5 @@
-import { replaceFile } from './durable.js';
+import { draftPath, replaceFile } from './durable.js';
+import { removeFile } from './files.js';
 
 /** What stands beside the files of a restore point, so that it can be understood without our database. Sizes in bytes. */
 export interface Manifest {
@@ -34,4 +35,10 @@ export interface ManifestDisk {
 /** Writes a restore point's manifest, durably. Safe to repeat. */
 export async function writeManifest(path: string, manifest: Manifest): Promise<void> {
   await replaceFile(path, `${JSON.stringify(manifest, null, 2)}\n`);
+}
+
+/** Removes a manifest that was written for a restore point that never came to be. Safe to repeat. */
+export async function removeManifest(path: string): Promise<void> {
+  await removeFile(draftPath(path));
+  await removeFile(path);
 }

@@ -1,0 +1,130 @@
+import { mkdir } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { Database } from '../db/database.js';
+import { getDisk, recordAttempt, replanAsFull, type BackupDisk } from '../db/disks.js';
+import { findExport, recordPidFile, recordProcess, releasePort } from '../db/exports.js';
+import { BackupError } from '../domain/errors.js';
+import { attemptFilePath } from '../domain/names.js';
+import { planReasons, type BackupType, type PlanReason } from '../domain/plan.js';
+import { copyConnections } from '../nbd/nbdcopy.js';
+import { createImage } from '../qemu/qemu-img.js';
+import { startExport } from '../qemu/qemu-nbd.js';
+import { fileFacts, insideRepository, makeFolder, removeFile } from '../repository/files.js';
+import { probeRepository } from '../repository/marker.js';
+import type { HostDependencies } from './dependencies.js';
+import { stopExportProcess } from './export-process.js';
+import { heartbeating } from './heartbeat.js';
+import { getJobRows, requireHost } from './job-rows.js';
+import { findChainTrouble } from './parent-files.js';
+
+export interface StartExportInput {
+  jobId: string;
+  diskId: string;
+  /** Counts the copies of this disk that the workflow has begun: each writes a file of its own. */
+  attempt: number;
+  /** What a full of the disk has to copy, and what the planned copy has to. */
+  dataBytes: number;
+  changedBytes: number;
+  onLostChangeId: 'full' | 'fail';
+}
+
+/** How the disk is copied: trouble with the parent's file turns an incremental into a full. */
+export interface StartedExport {
+  type: BackupType;
+  reason: PlanReason;
+}
+
+/** Room for QCOW2's own tables, and for what others write meanwhile. */
+const spaceMarginBytes = 64 * 1024 * 1024;
+
+export function createExportActivities({ db, host, runDir }: HostDependencies) {
+  return {
+    /**
+     * Makes an empty QCOW2 file under the attempt's name and serves it on the leased port. What an earlier attempt left is
+     * stopped and removed first.
+     */
+    async startExport(input: StartExportInput): Promise<StartedExport> {
+      return heartbeating(async (signal) => {
+        const { job, repository } = await getJobRows(db, input.jobId);
+        requireHost(host, repository);
+        const planned = await getDisk(db, input.diskId);
+        const lease = await findExport(db, planned.id);
+        if (!lease) {
+          throw new BackupError(
+            'ExportFailed',
+            `Expected a leased port for disk '${planned.diskKey}' of job ${job.id}, found none`,
+          );
+        }
+        await stopExportProcess(lease);
+        const root = repository.path;
+        const { freeBytes } = await probeRepository(root, repository.id);
+        if (planned.attemptPath !== null) await removeFile(insideRepository(root, planned.attemptPath));
+
+        const disk = await settleType(db, root, planned, input.onLostChangeId, signal);
+        requireSpace(disk, disk.type === 'full' ? input.dataBytes : input.changedBytes, freeBytes);
+        const final = insideRepository(root, disk.path);
+        if (await fileFacts(final)) {
+          throw new BackupError(
+            'AlreadyExists',
+            `Expected no file ${final} yet, found one that this job did not make; it was left as it is`,
+          );
+        }
+
+        const attemptPath = attemptFilePath(disk.path, job.id, input.attempt);
+        const file = insideRepository(root, attemptPath);
+        await recordAttempt(db, disk.id, attemptPath, lease.port);
+        await makeFolder(root, attemptPath);
+        const parentName = disk.parentId === null ? undefined : basename((await getDisk(db, disk.parentId)).path);
+        await createImage({ file, sizeBytes: disk.sizeBytes, parentName, signal });
+
+        const pidFile = join(runDir, 'exports', `${disk.id}.pid`);
+        await mkdir(join(runDir, 'exports'), { recursive: true });
+        await recordPidFile(db, disk.id, pidFile);
+        const { port, exportName } = lease;
+        const process = await startExport({ file, port, exportName, pidFile, connections: copyConnections, signal });
+        await recordProcess(db, disk.id, process);
+        return { type: disk.type, reason: disk.reason as PlanReason };
+      });
+    },
+
+    /** Stops a disk's qemu-nbd and gives its port back, in this order. Nothing to stop is success. */
+    async stopExport(input: { diskId: string }): Promise<void> {
+      const lease = await findExport(db, input.diskId);
+      if (!lease) return;
+      requireHost(host, { name: lease.exportName, host: lease.host });
+      await heartbeating(() => stopExportProcess(lease));
+      await releasePort(db, lease);
+    },
+  };
+}
+
+/** The disk's row as it will be copied: an incremental stays one only if every file that it needs is as it was sealed. */
+async function settleType(
+  db: Database,
+  root: string,
+  disk: BackupDisk,
+  onLostChangeId: 'full' | 'fail',
+  signal: AbortSignal,
+): Promise<BackupDisk> {
+  if (disk.parentId === null) return disk;
+  const trouble = await findChainTrouble(db, root, disk.parentId, signal);
+  if (!trouble) return disk;
+  if (onLostChangeId === 'fail') {
+    throw new BackupError(
+      'ParentUnusable',
+      `Expected an incremental of disk '${disk.diskKey}', but ${planReasons[trouble.reason]}: ${trouble.path}; allow a full with onLostChangeId 'full'`,
+    );
+  }
+  await replanAsFull(db, disk.id, trouble.reason);
+  return getDisk(db, disk.id);
+}
+
+function requireSpace(disk: BackupDisk, neededBytes: number, freeBytes: number): void {
+  if (neededBytes + spaceMarginBytes <= freeBytes) return;
+  throw new BackupError(
+    'RepositoryFull',
+    `Expected ${neededBytes + spaceMarginBytes} bytes free for a ${disk.type} of disk '${disk.diskKey}', found ${freeBytes}; free some, or use another repository`,
+  );
+}
+
+export type ExportActivities = ReturnType<typeof createExportActivities>;

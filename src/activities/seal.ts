@@ -1,0 +1,94 @@
+import { basename } from 'node:path';
+import { getDisk, listDisks, type BackupDisk } from '../db/disks.js';
+import { sealJob, type SealedDisk } from '../db/jobs.js';
+import { BackupError } from '../domain/errors.js';
+import { manifestPath } from '../domain/names.js';
+import { checkImage, imageInfo } from '../qemu/qemu-img.js';
+import { fileChecksum, fileFacts, insideRepository, moveIntoPlace } from '../repository/files.js';
+import { writeManifest, type ManifestDisk } from '../repository/manifest.js';
+import { requireRepository } from '../repository/marker.js';
+import type { HostDependencies } from './dependencies.js';
+import { heartbeating } from './heartbeat.js';
+import { getJobRows, requireHost } from './job-rows.js';
+
+export function createSealActivities({ db, host }: HostDependencies) {
+  return {
+    /**
+     * Checks every file of the job, makes it durable under its final name, writes the manifest, and then, in one transaction,
+     * makes the job a restore point. Safe to repeat, also after a crash between any two of these.
+     */
+    async sealRestorePoint(input: { jobId: string }): Promise<void> {
+      return heartbeating(async (signal) => {
+        const { job, context, repository } = await getJobRows(db, input.jobId);
+        requireHost(host, repository);
+        if (job.status === 'complete') return;
+        const root = repository.path;
+        await requireRepository(root, repository.id);
+        const sealed: SealedDisk[] = [];
+        const entries: ManifestDisk[] = [];
+        for (const disk of await listDisks(db, job.id)) {
+          const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
+          const facts = await finishFile(root, disk, parent, signal);
+          sealed.push({ diskId: disk.id, ...facts });
+          entries.push(manifestEntry(disk, parent, facts));
+        }
+        await writeManifest(insideRepository(root, manifestPath(context.directory, job.pointTime)), {
+          format: 1,
+          jobId: job.id,
+          contextId: context.id,
+          repositoryId: repository.id,
+          vm: { id: context.vmId, name: context.vmName },
+          pointTime: job.pointTime.toISOString(),
+          consistency: job.consistency ?? 'crash',
+          vmConfig: job.vmConfig,
+          disks: entries,
+        });
+        await sealJob(db, job.id, sealed);
+      });
+    },
+  };
+}
+
+/** Checks one file, and gives it its final name. A run that died after the move finds it there already. */
+async function finishFile(
+  root: string,
+  disk: BackupDisk,
+  parent: BackupDisk | null,
+  signal: AbortSignal,
+): Promise<Omit<SealedDisk, 'diskId'>> {
+  const final = insideRepository(root, disk.path);
+  const attempt = disk.attemptPath === null ? final : insideRepository(root, disk.attemptPath);
+  const file = (await fileFacts(attempt)) ? attempt : final;
+  await checkImage(file, signal); // opens the whole chain, so a missing ancestor shows here
+  const info = await imageInfo(file, signal);
+  const backingName = parent === null ? null : basename(parent.path);
+  if (info.virtualSizeBytes !== disk.sizeBytes || info.backingName !== backingName) {
+    throw new BackupError(
+      'CopyIncomplete',
+      `Expected ${file} with ${disk.sizeBytes} bytes on '${backingName ?? 'no parent'}', found ${info.virtualSizeBytes} on '${info.backingName ?? 'no parent'}'`,
+    );
+  }
+  const checksum = await fileChecksum(file, signal);
+  await moveIntoPlace(attempt, final);
+  const facts = await fileFacts(final);
+  if (!facts) throw new TypeError(`Expected ${final} after it was moved there, found none`);
+  return { checksum, ...facts };
+}
+
+function manifestEntry(disk: BackupDisk, parent: BackupDisk | null, facts: Omit<SealedDisk, 'diskId'>): ManifestDisk {
+  return {
+    id: disk.id,
+    key: disk.diskKey,
+    target: disk.target,
+    type: disk.type,
+    reason: disk.reason,
+    parent: parent === null ? null : { id: parent.id, path: parent.path },
+    path: disk.path,
+    sizeBytes: disk.sizeBytes,
+    fileBytes: facts.fileBytes,
+    checksum: facts.checksum,
+    changeId: disk.changeId,
+  };
+}
+
+export type SealActivities = ReturnType<typeof createSealActivities>;

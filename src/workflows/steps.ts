@@ -1,0 +1,69 @@
+import { proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
+import type { CleanUpActivities } from '../activities/clean-up.js';
+import type { ExportActivities } from '../activities/exports.js';
+import type { JobActivities } from '../activities/jobs.js';
+import type { ProbeActivities } from '../activities/probe.js';
+import type { SealActivities } from '../activities/seal.js';
+import type { SnapshotActivities } from '../activities/snapshots.js';
+import type { TransferActivities } from '../activities/transfers.js';
+import { controlQueue, copyQueue } from './messages.js';
+
+/**
+ * Steps that only touch the database. Local, because each is one short query: a regular activity would cost six events of
+ * history for it. A database that is away for a while only delays them.
+ */
+export const jobSteps = proxyLocalActivities<JobActivities>({
+  startToCloseTimeout: '30 seconds', // a query waits 10 s for a connection, and for the lock of the port table
+  scheduleToCloseTimeout: '1 hour', // how long Postgres may be away
+  retry: { initialInterval: '1 second', maximumInterval: '15 seconds' },
+});
+
+/** The host's first step: tells an absent host from a slow one. */
+export function probeSteps(host: string) {
+  return proxyActivities<ProbeActivities>({
+    taskQueue: controlQueue(host),
+    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
+    startToCloseTimeout: '5 minutes', // virsh and the repository's file system may be slow, not dead
+    retry: { maximumAttempts: 5 },
+  });
+}
+
+/** Short steps on the host. After a crash they wait for its worker to come back. */
+export function hostSteps(host: string) {
+  return proxyActivities<SnapshotActivities & ExportActivities>({
+    taskQueue: controlQueue(host),
+    startToCloseTimeout: '30 minutes', // mapping a large disk, reading a parent's checksum anew
+    heartbeatTimeout: '30 seconds', // a worker that dies is noticed within this time
+    retry: { maximumAttempts: 10, maximumInterval: '30 seconds' },
+  });
+}
+
+/** The copy. One attempt: a second one needs a clean file, so the workflow begins anew. */
+export function copySteps(host: string) {
+  return proxyActivities<TransferActivities>({
+    taskQueue: copyQueue(host),
+    startToCloseTimeout: '7 days', // the largest disk over the slowest link
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 1 },
+  });
+}
+
+/** Checking, checksums and the seal: as long as reading every new file once takes. */
+export function sealSteps(host: string) {
+  return proxyActivities<SealActivities>({
+    taskQueue: copyQueue(host),
+    startToCloseTimeout: '2 days',
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 10, maximumInterval: '1 minute' },
+  });
+}
+
+/** Clean-up is tried until it is done, however long the host is away: the ports stay fenced meanwhile. */
+export function cleanUpSteps(host: string) {
+  return proxyActivities<CleanUpActivities & Pick<ExportActivities, 'stopExport'>>({
+    taskQueue: controlQueue(host),
+    startToCloseTimeout: '10 minutes', // every export of the job gets its time to end by itself
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumInterval: '30 seconds' },
+  });
+}
