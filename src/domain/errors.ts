@@ -37,6 +37,7 @@ export const errorCodes = {
   DatabaseUnreachable: { permanent: false, exitCode: 8 },
   DatabaseNotMigrated: { permanent: true, exitCode: 8 },
   TemporalUnreachable: { permanent: false, exitCode: 8 },
+  Cancelled: { permanent: true, exitCode: 10 },
 } as const satisfies Record<string, { permanent: boolean; exitCode: number }>;
 
 export type ErrorCode = keyof typeof errorCodes;

@@ -29,8 +29,9 @@ export function probeSteps(host: string) {
 }
 
 /** Short steps on the host. After a crash they wait for its worker to come back. */
-export function hostSteps(host: string) {
+export function hostSteps(host: string, summary: string) {
   return proxyActivities<SnapshotActivities & ExportActivities>({
+    summary,
     taskQueue: controlQueue(host),
     startToCloseTimeout: '30 minutes', // mapping a large disk, reading a parent's checksum anew
     heartbeatTimeout: '30 seconds', // a worker that dies is noticed within this time
@@ -39,8 +40,9 @@ export function hostSteps(host: string) {
 }
 
 /** The copy. One attempt: a second one needs a clean file, so the workflow begins anew. */
-export function copySteps(host: string) {
+export function copySteps(host: string, summary: string) {
   return proxyActivities<TransferActivities>({
+    summary,
     taskQueue: copyQueue(host),
     startToCloseTimeout: '7 days', // the largest disk over the slowest link
     heartbeatTimeout: '30 seconds',
@@ -59,8 +61,9 @@ export function sealSteps(host: string) {
 }
 
 /** Clean-up is tried until it is done, however long the host is away: the ports stay fenced meanwhile. */
-export function cleanUpSteps(host: string) {
+export function cleanUpSteps(host: string, summary: string) {
   return proxyActivities<CleanUpActivities & Pick<ExportActivities, 'stopExport'>>({
+    summary,
     taskQueue: controlQueue(host),
     startToCloseTimeout: '10 minutes', // every export of the job gets its time to end by itself
     heartbeatTimeout: '30 seconds',

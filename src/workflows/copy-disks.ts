@@ -1,0 +1,121 @@
+import { CancellationScope, sleep } from '@temporalio/workflow';
+import type { OpenedDisk } from '../activities/snapshots.js';
+import type { TransferCounts } from '../activities/transfers.js';
+import { applicationFailureIn, mayBeRetried } from './failures.js';
+import type { Report } from './report.js';
+import { cleanUpSteps, copySteps, hostSteps, jobSteps } from './steps.js';
+
+/** How often one disk is begun anew, from a clean file, before the backup fails. The snapshot stays open: it is the same moment. */
+const copyAttempts = 5;
+const firstRetryMs = 5_000;
+/** Ports come free when other backups end: look often at first, seldom later, so that a long wait stays a short history. */
+const firstPortWaitMs = 5_000;
+const longestPortWaitMs = 120_000;
+
+export type CopiedDisk = OpenedDisk & TransferCounts;
+
+export interface CopyContext {
+  jobId: string;
+  host: string;
+  ports: { first: number; last: number };
+  onLostChangeId: 'full' | 'fail';
+  report: Report;
+}
+
+/** Copies all disks, at most `limit` at a time. When one fails, the others are stopped before this throws. */
+export async function copyDisks(
+  context: CopyContext,
+  disks: readonly OpenedDisk[],
+  limit: number,
+): Promise<CopiedDisk[]> {
+  return CancellationScope.cancellable(async () => {
+    const scope = CancellationScope.current();
+    const waiting = [...disks];
+    const copied: CopiedDisk[] = [];
+    const failures: unknown[] = [];
+    const lane = async () => {
+      for (let disk = waiting.shift(); disk && failures.length === 0; disk = waiting.shift()) {
+        try {
+          copied.push(await copyDisk(context, disk));
+        } catch (error) {
+          context.report.disk({ key: disk.key, phase: 'failed' });
+          failures.push(error);
+          scope.cancel();
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(limit, disks.length) }, lane)); // lanes never reject
+    if (failures.length > 0) throw failures[0];
+    return copied.sort((a, b) => a.target.localeCompare(b.target));
+  });
+}
+
+/** Copies one disk, from a clean file as often as it takes. */
+async function copyDisk(context: CopyContext, disk: OpenedDisk): Promise<CopiedDisk> {
+  const takenPorts: number[] = [];
+  for (let attempt = 1, file = 1; ; file += 1) {
+    try {
+      return await copyOnce(context, disk, file, takenPorts);
+    } catch (error) {
+      const failure = applicationFailureIn(error);
+      if (failure?.type === 'PortTaken') {
+        takenPorts.push((failure.details?.[0] as { port: number }).port); // somebody whom our table does not know
+        continue;
+      }
+      if (attempt >= copyAttempts || !mayBeRetried(error)) throw error;
+      context.report.disk({ key: disk.key, phase: 'planned', writtenBytes: 0 });
+      await sleep(firstRetryMs * 3 ** (attempt - 1), { summary: `copy ${disk.target} anew, attempt ${attempt + 1}` });
+      attempt += 1;
+    }
+  }
+}
+
+async function copyOnce(
+  context: CopyContext,
+  disk: OpenedDisk,
+  file: number,
+  takenPorts: number[],
+): Promise<CopiedDisk> {
+  const { jobId, host, onLostChangeId, report } = context;
+  const { diskId, key, target, dataBytes, changedBytes } = disk;
+  await leasePort(context, disk, takenPorts);
+  report.disk({ key, phase: 'starting' });
+  let copied: CopiedDisk;
+  try {
+    const started = await hostSteps(host, `serve the new file of ${target}`).startExport({
+      jobId,
+      diskId,
+      attempt: file,
+      dataBytes,
+      changedBytes,
+      onLostChangeId,
+    });
+    report.disk({ key, ...started, phase: 'copying' });
+    const counts = await copySteps(host, `copy ${target}`).transferDisk({ jobId, diskId, dataBytes, changedBytes });
+    copied = { ...disk, ...started, ...counts };
+  } finally {
+    await CancellationScope.nonCancellable(() =>
+      cleanUpSteps(host, `stop qemu-nbd of ${target}`).stopExport({ diskId }),
+    );
+  }
+  await jobSteps.recordChangeId({ diskId, changedBytes: copied.changedBytes, writtenBytes: copied.writtenBytes });
+  report.disk({ ...copied, phase: 'copied' });
+  return copied;
+}
+
+/** Leases a port. When all are taken it waits, and says so. */
+async function leasePort(
+  context: CopyContext,
+  { diskId, key, target }: OpenedDisk,
+  takenPorts: number[],
+): Promise<void> {
+  const { jobId, host, ports, report } = context;
+  for (let waitMs = firstPortWaitMs; ; waitMs = Math.min(waitMs * 2, longestPortWaitMs)) {
+    const port = await jobSteps.allocatePort({ jobId, diskId, diskKey: key, host, ports, avoidPorts: takenPorts });
+    if (port !== null) return;
+    report.disk({ key, phase: 'waiting for a port' });
+    await sleep(waitMs, {
+      summary: `${target} waits for a port: ${ports.first}-${ports.last} on ${host} are all taken`,
+    });
+  }
+}
