@@ -10,10 +10,10 @@ export interface SourceFixture {
   /** At least two that track changes, of 1 MiB or more; one of them has a size that is no multiple of 64 KiB. */
   disks: { key: string; sizeBytes: number }[];
   /** What the guest does: when it returns, a snapshot that is opened now must have it. */
-  write(key: string, offset: number, length: number, pattern: number): Promise<void>;
+  write: (key: string, offset: number, length: number, pattern: number) => Promise<void>;
   /** As a guest's trim or write-zeroes: the range reads as zero afterwards. */
-  zero(key: string, offset: number, length: number): Promise<void>;
-  dispose(): Promise<void>;
+  zero: (key: string, offset: number, length: number) => Promise<void>;
+  dispose: () => Promise<void>;
 }
 
 /** The largest granularity at which a hypervisor may record changes. */

@@ -22,10 +22,10 @@ export function describeSourceContract(name: string, makeFixture: () => Promise<
     let opened: string[] = [];
 
     beforeAll(async () => {
+      directory = await mkdtemp(join(tmpdir(), 'backupvm-contract-'));
       fixture = await makeFixture();
       source = fixture.source;
       vmId = (await source.describeVM(fixture.vmName, signal)).vmId;
-      directory = await mkdtemp(join(tmpdir(), 'backupvm-contract-'));
       [first, second] = fixture.disks.map(({ key }) => key) as [string, string];
     });
 
