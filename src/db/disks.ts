@@ -37,6 +37,19 @@ export async function listDisks(db: Queryable, jobId: string): Promise<BackupDis
     .orderBy(backupDisks.target, backupDisks.diskKey);
 }
 
+/** The disks of several jobs, by job. */
+export async function listDisksOfJobs(db: Queryable, jobIds: readonly string[]): Promise<Map<string, BackupDisk[]>> {
+  if (jobIds.length === 0) return new Map();
+  const rows = await db
+    .select()
+    .from(backupDisks)
+    .where(inArray(backupDisks.jobId, [...jobIds]))
+    .orderBy(backupDisks.target, backupDisks.diskKey);
+  const byJob = new Map<string, BackupDisk[]>(jobIds.map((id) => [id, []]));
+  for (const row of rows) byJob.get(row.jobId)?.push(row);
+  return byJob;
+}
+
 /** @throws TypeError when there is no such disk: ids come from our own rows */
 export async function getDisk(db: Queryable, id: string): Promise<BackupDisk> {
   const [row] = await db.select().from(backupDisks).where(eq(backupDisks.id, id));

@@ -193,3 +193,26 @@ function selectListing(db: Queryable) {
     .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))
     .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId));
 }
+
+export interface LastPoint {
+  vmId: string;
+  jobId: string;
+  pointTime: Date;
+  repository: string;
+}
+
+/** The newest restore point of each VM of a hypervisor, in whichever repository. */
+export async function lastPoints(db: Database, hypervisorId: string): Promise<LastPoint[]> {
+  return db
+    .selectDistinctOn([vmBackupContexts.vmId], {
+      vmId: vmBackupContexts.vmId,
+      jobId: backupJobs.id,
+      pointTime: backupJobs.pointTime,
+      repository: repositories.name,
+    })
+    .from(backupJobs)
+    .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))
+    .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId))
+    .where(and(eq(vmBackupContexts.hypervisorId, hypervisorId), eq(backupJobs.status, 'complete')))
+    .orderBy(vmBackupContexts.vmId, desc(backupJobs.pointTime));
+}

@@ -1,0 +1,175 @@
+import { chmod, mkdir, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { once } from 'node:events';
+import { Option, type Command } from 'commander';
+import { readConfig } from '../config/config.js';
+import { BackupError } from '../domain/errors.js';
+import { startEmbeddedPostgres } from '../embedded/postgres.js';
+import { findTemporalCLI, startTemporalServer } from '../embedded/temporal.js';
+import { addCommand, parseCount } from './command.js';
+import { searchAttributeTypes } from './search-attributes.js';
+import { applyMigrations } from './setup.js';
+import { print, printProgress, type CommonOptions, type Terminal } from './terminal.js';
+
+interface DevOptions extends CommonOptions {
+  data: string;
+  postgresPort: number;
+  temporalPort: number;
+  uiPort: number;
+}
+
+const namespace = 'default'; // so that the Temporal CLI finds it without being told
+
+export function addDevCommand(program: Command, terminal: Terminal): void {
+  const port = (flags: string, description: string, value: number) =>
+    new Option(flags, description).argParser(parseCount(65_535)).default(value);
+  addCommand(
+    program,
+    'dev',
+    'Run everything on this machine until Ctrl-C, data in one folder',
+    'dev --data /srv/backupvm',
+  )
+    .option('--data <directory>', 'where everything is kept', defaultDataDir(terminal.env))
+    .addOption(port('--postgres-port <port>', 'port of the embedded Postgres', 15_432))
+    .addOption(port('--temporal-port <port>', 'port of the embedded Temporal server', 7233))
+    .addOption(port('--ui-port <port>', "port of Temporal's Web UI", 8233))
+    .action(async (options: DevOptions) => runDev(terminal, options));
+}
+
+function defaultDataDir(env: Terminal['env']): string {
+  // Postgres refuses to run as root, and the user it gets instead cannot look into /root.
+  if (process.getuid?.() === 0) return '/var/lib/backupvm/dev';
+  return join(env['XDG_DATA_HOME'] || join(env['HOME'] || homedir(), '.local', 'share'), 'backupvm', 'dev');
+}
+
+async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
+  const signal = terminal.onInterrupt();
+  const dataDir = resolve(options.data);
+  const cliPath = await findTemporalCLI(terminal.env);
+  await requireFreePorts(options);
+  await mkdir(dataDir, { recursive: true, mode: 0o755 });
+  const directories = {
+    BACKUPVM_SCRATCH_DIR: terminal.env['BACKUPVM_SCRATCH_DIR'] || join(dataDir, 'scratch'),
+    BACKUPVM_RUN_DIR: terminal.env['BACKUPVM_RUN_DIR'] || join(dataDir, 'run'),
+  };
+
+  printProgress(terminal, options, `Starting Postgres and Temporal; data in ${dataDir}`);
+  const postgres = await startEmbeddedPostgres({
+    dataDir: join(dataDir, 'postgres'),
+    port: options.postgresPort,
+    durable: true,
+  });
+  try {
+    const config = readConfig({ ...terminal.env, ...directories, DATABASE_URL: postgres.url });
+    await applyMigrations(config);
+    const temporal = await startTemporalServer({
+      cliPath,
+      dbFilename: join(dataDir, 'temporal.db'),
+      port: options.temporalPort,
+      uiPort: options.uiPort,
+      namespace,
+      searchAttributes: searchAttributeTypes,
+    });
+    try {
+      const settings = {
+        DATABASE_URL: postgres.url,
+        TEMPORAL_ADDRESS: temporal.address,
+        TEMPORAL_NAMESPACE: namespace,
+        BACKUPVM_HOST: config.host,
+        ...directories,
+      };
+      const envFile = join(dataDir, 'env');
+      await writeEnvFile(envFile, settings);
+      useTemporal(settings);
+      print(terminal, options, {
+        document: {
+          ...{ dataDir, envFile, host: config.host, webUI: temporal.uiUrl },
+          ...{ postgres: config.database.address, temporal: temporal.address, namespace },
+        },
+        text: [
+          `Postgres   ${config.database.address}`,
+          `Temporal   ${temporal.address}, namespace '${namespace}'`,
+          `Web UI     ${temporal.uiUrl}`,
+          `Host       ${config.host}`,
+          '',
+          'In another terminal, this sets DATABASE_URL, TEMPORAL_ADDRESS and the like:',
+          `  . ${shellQuote(envFile)}`,
+          '',
+          'Ctrl-C stops all of it',
+        ].join('\n'),
+      });
+      const { runWorker } = await import('../worker.js'); // reads the settings above
+      await runUntilInterrupted(signal, (ending) => runWorker(config, { signal: ending }), {
+        Postgres: postgres.ended,
+        Temporal: temporal.ended,
+      });
+    } finally {
+      await temporal.stop();
+    }
+  } finally {
+    await postgres.stop();
+  }
+  printProgress(terminal, options, 'Stopped: worker, Temporal, Postgres');
+}
+
+/** Runs the worker until Ctrl-C, or until one of the servers has ended: then the worker ends, too, and that is a failure. */
+async function runUntilInterrupted(
+  interrupted: AbortSignal,
+  work: (ending: AbortSignal) => Promise<void>,
+  servers: Readonly<Record<string, Promise<string>>>,
+): Promise<void> {
+  const serverEnded = new AbortController();
+  let failure: string | undefined;
+  for (const [name, ended] of Object.entries(servers)) {
+    const onEnd = (how: unknown) => {
+      failure ??= `${name} ended by itself (${String(how)})`;
+      serverEnded.abort();
+    };
+    ended.then(onEnd, onEnd);
+  }
+  await work(AbortSignal.any([interrupted, serverEnded.signal]));
+  if (failure !== undefined) {
+    throw new BackupError('ToolFailed', `${failure}; its log is in the data directory, start 'backupvm dev' again`);
+  }
+}
+
+/** @throws BackupError PortTaken: better than to meet a server that is not ours */
+async function requireFreePorts({ postgresPort, temporalPort, uiPort }: DevOptions): Promise<void> {
+  const ports = { '--postgres-port': postgresPort, '--temporal-port': temporalPort, '--ui-port': uiPort };
+  for (const [option, port] of Object.entries(ports)) {
+    const server = createServer();
+    try {
+      await once(server.listen(port, '127.0.0.1'), 'listening');
+    } catch (cause) {
+      const said = cause instanceof Error ? cause.message : String(cause);
+      throw new BackupError(
+        'PortTaken',
+        `Expected port ${port} of 127.0.0.1 free: ${said}; choose another by ${option}`,
+        {
+          cause,
+        },
+      );
+    }
+    server.close();
+    await once(server, 'close');
+  }
+}
+
+/** For `. FILE` in a shell. Holds the database's password. */
+async function writeEnvFile(path: string, settings: Readonly<Record<string, string>>): Promise<void> {
+  const lines = Object.entries(settings).map(([name, value]) => `export ${name}=${shellQuote(value)}\n`);
+  await writeFile(path, lines.join(''), { mode: 0o600 });
+  await chmod(path, 0o600); // of a file that was there before
+}
+
+/** Points this process at the embedded server: an API key or certificate for another one must not reach it. */
+function useTemporal(settings: { TEMPORAL_ADDRESS: string; TEMPORAL_NAMESPACE: string }): void {
+  for (const name of Object.keys(process.env)) if (name.startsWith('TEMPORAL_')) delete process.env[name];
+  Object.assign(process.env, { ...settings, TEMPORAL_CONFIG_FILE: '/dev/null' });
+}
+
+function shellQuote(text: string): string {
+  return /^[\w./:@-]+$/.test(text) ? text : `'${text.replaceAll(`'`, `'\\''`)}'`;
+}

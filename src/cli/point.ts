@@ -1,0 +1,86 @@
+import type { Command } from 'commander';
+import { listDisksOfJobs, type BackupDisk } from '../db/disks.js';
+import { findJobListing, listJobs, type JobListing } from '../db/jobs.js';
+import type { Queryable } from '../db/database.js';
+import { BackupError } from '../domain/errors.js';
+import { addCommand, addGroup, parseCount } from './command.js';
+import { withDatabase } from './connect.js';
+import { formatBytes, formatTable, formatTime, shortId } from './format.js';
+import { sum } from './job.js';
+import { describeJob, jobText } from './show-job.js';
+import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
+
+interface ListOptions extends CommonOptions {
+  vm?: string;
+  repository?: string;
+  limit: number;
+}
+
+export function addPointCommands(program: Command, terminal: Terminal): void {
+  const group = addGroup(program, 'point', 'Look at restore points: the jobs that are sealed');
+  addCommand(group, 'list', 'List restore points, newest first', 'point list --vm web01')
+    .option('--vm <name>', 'only those of one VM')
+    .option('--repository <name>', 'only those in one repository')
+    .option('--limit <count>', 'at most so many', parseCount(10_000), 50)
+    .action(async ({ vm, repository, limit, ...options }: ListOptions) => {
+      const found = await withDatabase(terminal, async (db) => {
+        const listings = await listJobs(db, { vm, repository, status: 'complete', limit });
+        const disks = await listDisksOfJobs(
+          db,
+          listings.map(({ job }) => job.id),
+        );
+        return listings.map((listing) => ({ ...listing, disks: disks.get(listing.job.id) ?? [] }));
+      });
+      const points = found.map(({ job, vm, repository, disks }) => ({
+        ...{ id: job.id, vm, repository, pointTime: job.pointTime, consistency: job.consistency },
+        ...{ type: pointType(disks), diskCount: disks.length, sizeBytes: sum(disks.map((disk) => disk.sizeBytes)) },
+        writtenBytes: sum(disks.map((disk) => disk.writtenBytes)),
+        fileBytes: sum(disks.map((disk) => disk.fileBytes ?? 0)),
+      }));
+      const rows = points.map((point) => [
+        ...[shortId(point.id), point.vm, point.repository, formatTime(point.pointTime), point.type],
+        ...[
+          point.consistency ?? '',
+          String(point.diskCount),
+          formatBytes(point.sizeBytes),
+          formatBytes(point.fileBytes),
+        ],
+      ]);
+      const headings = ['POINT', 'VM', 'REPOSITORY', 'TIME', 'TYPE', 'CONSISTENCY', 'DISKS', 'SIZE', 'FILES'];
+      const table = { right: ['DISKS', 'SIZE', 'FILES'], colours: hasColours(terminal) };
+      const text = rows.length === 0 ? 'No such restore point' : formatTable(headings, rows, table);
+      print(terminal, options, { document: { points }, text });
+    });
+
+  addCommand(group, 'show', 'Show one restore point with its disks and files', 'point show 3f2a91c0')
+    .argument('<id>', 'the id of a restore point, or the beginning of it')
+    .action(async (id: string, options: CommonOptions) => {
+      const point = await withDatabase(terminal, async (db) => describeJob(db, await findPoint(db, id)));
+      print(terminal, options, { document: { point }, text: jobText(point, hasColours(terminal)) });
+    });
+}
+
+/** `mixed` where some disks are copied whole and others are not. */
+function pointType(disks: readonly BackupDisk[]): string {
+  const types = new Set(disks.map(({ type }) => type));
+  return types.size > 1 ? 'mixed' : ([...types][0] ?? '');
+}
+
+async function findPoint(db: Queryable, id: string): Promise<JobListing> {
+  let listing: JobListing;
+  try {
+    listing = await findJobListing(db, id);
+  } catch (error) {
+    if (!(error instanceof BackupError && error.code === 'JobNotFound')) throw error;
+    throw new BackupError(
+      'PointNotFound',
+      error.message.replace('one job', 'one restore point').replace('job list', 'point list'),
+    );
+  }
+  const { status } = listing.job;
+  if (status === 'complete') return listing;
+  throw new BackupError(
+    'PointNotFound',
+    `Expected restore point '${id}', found a job that is ${status}; see 'backupvm job show ${shortId(listing.job.id)}'`,
+  );
+}

@@ -1,0 +1,120 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { isGrpcServiceError, type Client, type WorkflowHandle } from '@temporalio/client';
+import { defaultPayloadConverter } from '@temporalio/common';
+import type { BackupVMResult } from '../domain/result.js';
+import { mainQueue, progressQuery, type BackupProgress, type TransferHeartbeat } from '../workflows/messages.js';
+import { Interrupted } from './terminal.js';
+
+/** How far a backup is, bytes of running copies included. */
+export interface BackupView {
+  /** What the workflow is at; null before a worker has taken it. */
+  step: string | null;
+  /** What hinders it, for people. */
+  notice: string | null;
+  disks: DiskView[];
+}
+
+export type DiskView = BackupProgress['disks'][number] & { doneBytes: number; totalBytes: number };
+
+export interface WatchOptions {
+  signal: AbortSignal;
+  show: (view: BackupView) => void;
+}
+
+type Description = Awaited<ReturnType<WorkflowHandle['describe']>>;
+
+const pollMs = 1_000; // a person watches; each poll costs the worker a query
+const patienceMs = 10_000; // a worker that runs takes a workflow's first task within a second
+
+/**
+ * Follows a backup to its end and shows how far it is. A Temporal server that is away for a while is waited for.
+ * @throws WorkflowFailedError when the backup failed; Interrupted when `signal` aborts: the backup goes on
+ */
+export async function watchBackup(
+  client: Client,
+  handle: WorkflowHandle,
+  { signal, show }: WatchOptions,
+): Promise<BackupVMResult> {
+  let progress: BackupProgress | null = null;
+  let untakenSince: number | null = null;
+  for (;;) {
+    const description = await describe(handle);
+    if (description && description.status.name !== 'RUNNING') return (await handle.result()) as BackupVMResult;
+    const isUntaken = description !== null && isWaitingForWorker(description);
+    untakenSince = isUntaken ? (untakenSince ?? Date.now()) : null;
+    if (description && !isUntaken) progress = (await query(client, handle)) ?? progress;
+    show(createView(progress, description, noticeFor(description, untakenSince)));
+    try {
+      await delay(pollMs, undefined, { signal });
+    } catch {
+      throw new Interrupted('Interrupted');
+    }
+  }
+}
+
+/** Null while the server does not answer. */
+async function describe(handle: WorkflowHandle): Promise<Description | null> {
+  try {
+    return await handle.describe();
+  } catch (error) {
+    if (isAway(error)) return null;
+    throw error;
+  }
+}
+
+const grpcAway = [4, 14]; // DEADLINE_EXCEEDED, UNAVAILABLE
+
+function isAway(error: unknown): boolean {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (isGrpcServiceError(current)) return grpcAway.includes(current.code);
+  }
+  return false;
+}
+
+/** Whether a workflow task is ready that no worker has taken. */
+function isWaitingForWorker({ raw }: Description): boolean {
+  const scheduled = 1; // PendingWorkflowTaskState SCHEDULED; the enum itself is not part of the client package
+  return Number(raw.pendingWorkflowTask?.state) === scheduled;
+}
+
+/** Null when it cannot be had right now: the workflow has not begun, or its worker has just gone. */
+async function query(client: Client, handle: WorkflowHandle): Promise<BackupProgress | null> {
+  try {
+    // A query waits for a worker; a worker that runs answers within milliseconds.
+    return await client.withDeadline(Date.now() + 5_000, () => handle.query(progressQuery));
+  } catch {
+    return null; // what ends the watch is the workflow's end, and describe() reports what is wrong with the server
+  }
+}
+
+function noticeFor(description: Description | null, untakenSince: number | null): string | null {
+  if (!description) return 'The Temporal server does not answer; still trying';
+  if (untakenSince === null || Date.now() - untakenSince < patienceMs) return null;
+  return `No worker polls the task queue '${mainQueue}'; start one with 'backupvm worker'`;
+}
+
+function createView(
+  progress: BackupProgress | null,
+  description: Description | null,
+  notice: string | null,
+): BackupView {
+  const heartbeats = description ? readHeartbeats(description) : [];
+  const disks = (progress?.disks ?? []).map((disk) => {
+    const heartbeat = disk.phase === 'copying' ? heartbeats.find(({ key }) => key === disk.key) : undefined;
+    const isDone = disk.phase === 'copied' || disk.phase === 'complete';
+    return {
+      ...disk,
+      doneBytes: heartbeat?.doneBytes ?? (isDone ? disk.changedBytes : 0),
+      totalBytes: heartbeat?.totalBytes ?? disk.changedBytes,
+    };
+  });
+  return { step: progress?.step ?? null, notice, disks };
+}
+
+function readHeartbeats({ raw }: Description): TransferHeartbeat[] {
+  return (raw.pendingActivities ?? []).flatMap(({ activityType, heartbeatDetails }) => {
+    const [payload] = heartbeatDetails?.payloads ?? [];
+    if (activityType?.name !== 'transferDisk' || !payload) return [];
+    return [defaultPayloadConverter.fromPayload<TransferHeartbeat>(payload)];
+  });
+}
