@@ -1,6 +1,6 @@
 import type { Source } from './source.js';
 import { createLibvirtSource } from './libvirt/source.js';
-import { createQMPSource } from './qmp/source.js';
+import { createQMPSource } from './qmp/qmp-source.js';
 
 export interface SourceAddress {
   kind: 'libvirt' | 'qmp';

@@ -1,0 +1,151 @@
+import { fileURLToPath } from 'node:url';
+import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
+import type { Logger } from 'pino';
+import { createCleanUpActivities } from './activities/clean-up.js';
+import type { HostDependencies } from './activities/dependencies.js';
+import { createExportActivities } from './activities/exports.js';
+import { createJobActivities } from './activities/jobs.js';
+import { createProbeActivities } from './activities/probe.js';
+import { createSealActivities } from './activities/seal.js';
+import { createSnapshotActivities } from './activities/snapshots.js';
+import { createTransferActivities } from './activities/transfers.js';
+import { translateErrors } from './activities/translate-errors.js';
+import type { Config } from './config/config.js';
+import { connectWorker } from './config/temporal.js';
+import { openDatabase, describeDatabaseFailure, type Database } from './db/database.js';
+import { requireMigrated } from './db/migrate.js';
+import { startLog } from './log.js';
+import { requireTools } from './process/tools.js';
+import { createSource } from './sources/connect.js';
+import { controlQueue, copyQueue, mainQueue, searchAttributes } from './workflows/messages.js';
+
+/** `workflows`: the procedure and the database steps, on any machine. `host`: copies and short steps of this machine. */
+export type WorkerRole = 'workflows' | 'host';
+
+/** Short steps at a time. Enough that a probe or a clean-up never waits, whatever the copies do. */
+const controlSlots = 20;
+
+/**
+ * Runs the workers of this process until the signal is aborted: then copies stop, and go on from a clean file where a worker
+ * takes them up again.
+ * @throws BackupError when the configuration, the database, the tools or the Temporal server are not fit for it
+ */
+export async function runWorker(
+  config: Config,
+  { only, signal }: { only?: WorkerRole; signal: AbortSignal },
+): Promise<void> {
+  const log = startLog(config.logLevel);
+  if (only !== 'workflows') await requireTools();
+  const database = openDatabase(config.database.pool, (error) =>
+    log.warn({ error: error.message }, 'a database connection broke'),
+  );
+  try {
+    await requireMigrated(database.pool).catch((error: unknown) => {
+      throw describeDatabaseFailure(error, config.database.address) ?? error;
+    });
+    const { connection, namespace } = await connectWorker();
+    try {
+      const workers = await createWorkers(config, { db: database.db, connection, namespace, only });
+      await runUntil(workers, signal, log, config);
+    } finally {
+      await connection.close();
+    }
+  } finally {
+    await database.close();
+  }
+}
+
+async function runUntil(workers: readonly Worker[], signal: AbortSignal, log: Logger, config: Config): Promise<void> {
+  const shutDown = () => {
+    for (const worker of workers) if (worker.getState() === 'RUNNING') worker.shutdown();
+  };
+  signal.addEventListener('abort', shutDown, { once: true });
+  try {
+    const runs = workers.map((worker) => worker.run());
+    log.info({ host: config.host, queues: workers.map(({ options }) => options.taskQueue) }, 'worker started');
+    if (signal.aborted) shutDown();
+    await Promise.all(runs.map((run) => run.finally(shutDown))); // one that fails takes the others with it
+    log.info({ host: config.host }, 'worker stopped');
+  } finally {
+    signal.removeEventListener('abort', shutDown);
+  }
+}
+
+export interface WorkerConnections {
+  db: Database;
+  connection: NativeConnection;
+  namespace: string;
+  only?: WorkerRole | undefined;
+}
+
+/** Makes the workers of this process, without running them: one per task queue. */
+export async function createWorkers(
+  config: Config,
+  { db, connection, namespace, only }: WorkerConnections,
+): Promise<Worker[]> {
+  const common = {
+    connection,
+    namespace,
+    identity: `backupvm@${config.host}`,
+    // A deploy must not wait for copies of hours: they are told to stop after 5 s, and 60 s is ample for them to do so.
+    shutdownGraceTime: '5 seconds',
+    shutdownForceTime: '60 seconds',
+    maxHeartbeatThrottleInterval: '2 seconds', // a cancellation arrives, and progress shows, within this time
+    interceptors: { activity: [() => ({ inbound: translateErrors(config.database.address) })] },
+  } satisfies Partial<WorkerOptions>;
+  const workers: Worker[] = [];
+  if (only !== 'host') {
+    const activities = createJobActivities({
+      db,
+      hasSearchAttributes: () => knowsSearchAttributes(connection, namespace),
+    });
+    workers.push(await Worker.create({ ...common, ...workflowCode(), taskQueue: mainQueue, activities }));
+  }
+  if (only !== 'workflows') {
+    const { host, nbdPorts, runDir, scratchDir, copySlots } = config;
+    const dependencies: HostDependencies = {
+      db,
+      host,
+      nbdPorts,
+      runDir,
+      createSource: (hypervisor) => createSource(hypervisor, scratchDir),
+    };
+    workers.push(
+      await Worker.create({
+        ...common,
+        taskQueue: controlQueue(host),
+        maxConcurrentActivityTaskExecutions: controlSlots,
+        activities: {
+          ...createProbeActivities(dependencies),
+          ...createSnapshotActivities(dependencies),
+          ...createExportActivities(dependencies),
+          ...createCleanUpActivities(dependencies),
+        },
+      }),
+      await Worker.create({
+        ...common,
+        taskQueue: copyQueue(host),
+        maxConcurrentActivityTaskExecutions: copySlots,
+        activities: { ...createTransferActivities(dependencies), ...createSealActivities(dependencies) },
+      }),
+    );
+  }
+  return workers;
+}
+
+/** The bundle that the build made; from source, the SDK bundles anew at each start. */
+function workflowCode(): Pick<WorkerOptions, 'workflowsPath' | 'workflowBundle'> {
+  return import.meta.url.endsWith('.ts')
+    ? { workflowsPath: fileURLToPath(new URL('./workflows/index.ts', import.meta.url)) }
+    : { workflowBundle: { codePath: fileURLToPath(new URL('./workflow-bundle.js', import.meta.url)) } };
+}
+
+/** Whether the server would accept our search attributes. In doubt it would not: then backups run without. */
+async function knowsSearchAttributes(connection: NativeConnection, namespace: string): Promise<boolean> {
+  try {
+    const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
+    return Object.values(searchAttributes).every(({ name }) => name in customAttributes);
+  } catch {
+    return false; // no right to ask (Temporal Cloud), or the operator service is switched off
+  }
+}
