@@ -4,10 +4,11 @@ import { parseBackupVMInput, type BackupVMRequest } from '../domain/backup-input
 import { BackupError } from '../domain/errors.js';
 import type { BackupVMResult } from '../domain/result.js';
 import { mainQueue } from '../workflows/messages.js';
+import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand } from './command.js';
 import { withTemporal, type Temporal } from './connect.js';
 import { describeWorkflowFailure } from './failure.js';
-import { formatBytes, formatTable, printable } from './format.js';
+import { formatTable, printable } from './format.js';
 import { describeReason } from './show-job.js';
 import { createProgressDisplay } from './show-progress.js';
 import { hasColours, Interrupted, print, type CommonOptions, type Output, type Terminal } from './terminal.js';

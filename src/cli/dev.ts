@@ -77,6 +77,7 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
         DATABASE_URL: postgres.url,
         TEMPORAL_ADDRESS: temporal.address,
         TEMPORAL_NAMESPACE: namespace,
+        TEMPORAL_CONFIG_FILE: await writeTemporalProfile(dataDir, temporal.address),
         BACKUPVM_HOST: config.host,
         ...directories,
       };
@@ -164,10 +165,17 @@ async function writeEnvFile(path: string, settings: Readonly<Record<string, stri
   await chmod(path, 0o600); // of a file that was there before
 }
 
-/** Points this process at the embedded server: an API key or certificate for another one must not reach it. */
-function useTemporal(settings: { TEMPORAL_ADDRESS: string; TEMPORAL_NAMESPACE: string }): void {
+/** A profile of our own, so that the certificates and keys in the user's are left alone. @returns its path */
+async function writeTemporalProfile(dataDir: string, address: string): Promise<string> {
+  const path = join(dataDir, 'temporal.toml');
+  await writeFile(path, `[profile.default]\naddress = "${address}"\nnamespace = "${namespace}"\n`);
+  return path;
+}
+
+/** Points this process at the embedded server: an API key for another one must not reach it. */
+function useTemporal(settings: Readonly<Record<string, string>>): void {
   for (const name of Object.keys(process.env)) if (name.startsWith('TEMPORAL_')) delete process.env[name];
-  Object.assign(process.env, { ...settings, TEMPORAL_CONFIG_FILE: '/dev/null' });
+  Object.assign(process.env, settings);
 }
 
 function shellQuote(text: string): string {

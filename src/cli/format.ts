@@ -1,21 +1,6 @@
 import { styleText } from 'node:util';
 import Table from 'cli-table3';
 
-const units = ['KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
-
-/** A size for people: `512 B`, `1.2 GiB`. */
-export function formatBytes(bytes: number): string {
-  if (bytes < 1024) return `${bytes} B`;
-  let value = bytes / 1024;
-  let unit = 0;
-  // 1023.95 would be shown as 1024.0
-  while (value >= 1023.95 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${value.toFixed(1)} ${units[unit]}`;
-}
-
 /** A time in this machine's zone: `2026-11-23 01:45:00`. */
 export function formatTime(time: Date): string {
   const two = (value: number) => String(value).padStart(2, '0');

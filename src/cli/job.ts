@@ -1,9 +1,10 @@
 import { Option, type Command } from 'commander';
 import { listDisksOfJobs } from '../db/disks.js';
 import { findJobListing, listJobs, type JobStatus } from '../db/jobs.js';
+import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup, parseCount } from './command.js';
 import { withDatabase } from './connect.js';
-import { formatBytes, formatDuration, formatTable, formatTime, shortId } from './format.js';
+import { formatDuration, formatTable, formatTime, shortId } from './format.js';
 import { describeJob, jobText } from './show-job.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 

@@ -19,9 +19,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-process.exitCode = await runCLI(process.argv.slice(2), {
+const exitCode = await runCLI(process.argv.slice(2), {
   env: process.env,
   stdout: process.stdout,
   stderr: process.stderr,
   onInterrupt,
 });
+process.exit(exitCode); // the SDK's native runtime would keep a process alive whose worker could not start

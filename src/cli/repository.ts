@@ -6,9 +6,10 @@ import type { Database } from '../db/database.js';
 import { addRepository, listRepositories, type RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { createMarker, readMarker, requireRepository } from '../repository/marker.js';
+import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup, parseName } from './command.js';
 import { withDatabase } from './connect.js';
-import { formatBytes, formatTable } from './format.js';
+import { formatTable } from './format.js';
 import { hasColours, print, type CommonOptions, type Output, type Terminal } from './terminal.js';
 
 interface AddOptions extends CommonOptions {

@@ -6,7 +6,8 @@ import { getHypervisor } from '../db/hypervisors.js';
 import type { JobListing } from '../db/jobs.js';
 import { getRepository } from '../db/repositories.js';
 import { planReasons } from '../domain/plan.js';
-import { formatBytes, formatDuration, formatFields, formatTable, formatTime } from './format.js';
+import { formatBytes } from '../domain/format-bytes.js';
+import { formatDuration, formatFields, formatTable, formatTime } from './format.js';
 
 export type JobDescription = Awaited<ReturnType<typeof describeJob>>;
 

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { Listr, ListrLogger, ProcessOutput, type ListrTask } from 'listr2';
-import { formatBytes, printable } from './format.js';
+import { formatBytes } from '../domain/format-bytes.js';
+import { printable } from './format.js';
 import { describeReason } from './show-job.js';
 import { hasColours, type CommonOptions, type Terminal } from './terminal.js';
 import type { BackupView, DiskView } from './watch-backup.js';

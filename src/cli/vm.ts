@@ -6,9 +6,10 @@ import { lastPoints, type LastPoint } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
 import { createSource } from '../sources/connect.js';
 import type { VMDescription } from '../sources/source.js';
+import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup } from './command.js';
 import { withDatabase } from './connect.js';
-import { formatBytes, formatTable, formatTime } from './format.js';
+import { formatTable, formatTime } from './format.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 
 interface ListOptions extends CommonOptions {
