@@ -18,6 +18,8 @@ const debianPackage = {
   'dpkg-deb': 'dpkg',
   cpio: 'cpio',
   ldd: 'libc-bin',
+  mount: 'mount',
+  umount: 'mount',
   openssl: 'openssl',
   setpriv: 'util-linux',
   getent: 'libc-bin',
