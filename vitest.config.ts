@@ -6,13 +6,17 @@ export default defineConfig({
     pool: 'forks',
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
-      { extends: true, test: { name: 'tools', include: ['test/tools/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 60_000 } },
+      {
+        extends: true,
+        test: { name: 'tools', include: ['test/tools/**/*.test.ts'], testTimeout: 120_000, hookTimeout: 60_000 },
+      },
       {
         extends: true,
         test: {
           name: 'integration',
           include: ['test/integration/**/*.test.ts', 'test/replay/**/*.test.ts'],
           globalSetup: ['test/support/servers.ts'],
+          setupFiles: ['test/support/quiet.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
@@ -23,6 +27,7 @@ export default defineConfig({
           name: 'libvirt',
           include: ['test/libvirt/**/*.test.ts'],
           globalSetup: ['test/support/servers.ts', 'test/support/libvirtd.ts'],
+          setupFiles: ['test/support/quiet.ts'],
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false, // one libvirtd, and guests under emulation are heavy

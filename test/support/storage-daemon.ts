@@ -1,9 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { createConnection } from 'node:net';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { runOrThrow } from '../../src/process/run.js';
+import { untilListening } from './nbd-source.js';
 
 export interface StorageDaemonOptions {
   /** Where sockets and images go; images that are there already are used. */
@@ -21,6 +21,9 @@ export interface StorageDaemon {
   imageOf: (key: string) => string;
   /** As a power cut: what QEMU had not stored is lost. */
   kill: () => Promise<void>;
+  /** Halts it where it stands: whoever reads from it waits, until `resume`. */
+  pause: () => void;
+  resume: () => void;
   /** Ends it if need be, in good order, and starts it anew on the same images. */
   restart: () => Promise<void>;
   stop: () => Promise<void>;
@@ -35,6 +38,7 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
   let child: ChildProcess | undefined;
 
   for (const { key, sizeBytes, format = 'qcow2' } of disks) {
+    if (existsSync(imageOf(key))) continue;
     await runOrThrow('qemu-img', ['create', '-q', '-f', format, imageOf(key), String(sizeBytes)], {
       timeoutMs: 10_000,
     });
@@ -52,10 +56,11 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
     ];
     const args = ['--pdeathsig', 'KILL', 'qemu-storage-daemon', ...servers, ...nodes];
     child = spawn('setpriv', args, { stdio: ['ignore', 'ignore', 'inherit'] });
-    await untilServed(qmpPath, child);
+    await untilListening(qmpPath);
   }
 
   async function end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    child?.kill('SIGCONT'); // a paused one would not see SIGTERM
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, 'exit');
     child.kill(signal);
@@ -74,6 +79,8 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
       await runOrThrow('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', uriOf(key), file], { timeoutMs: 30_000 });
     },
     imageOf,
+    pause: () => child?.kill('SIGSTOP'),
+    resume: () => child?.kill('SIGCONT'),
     kill: () => end('SIGKILL'),
     restart: async () => {
       await end('SIGTERM');
@@ -81,22 +88,4 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
     },
     stop: () => end('SIGTERM'),
   };
-}
-
-async function untilServed(socketPath: string, child: ChildProcess): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (child.exitCode === null && Date.now() < deadline) {
-    const socket = createConnection(socketPath);
-    try {
-      await once(socket, 'connect');
-      return;
-    } catch {
-      await wait(5); // not there yet
-    } finally {
-      socket.destroy();
-    }
-  }
-  throw new Error(
-    `qemu-storage-daemon does not serve ${socketPath}; its exit code is ${child.exitCode ?? 'not known'}`,
-  );
 }
