@@ -1,0 +1,13 @@
+import { copyExtents } from '../../src/nbd/nbdcopy.js';
+
+/** A worker that copies and prints the copy's identity; the test kills it. */
+const [sourceUri = '', targetUri = '', extentListFile = '', length = ''] = process.argv.slice(2);
+await copyExtents({
+  sourceUri,
+  targetUri,
+  extents: [{ offset: 0, length: Number(length) }],
+  extentListFile,
+  onStart: (identity) => process.stdout.write(`${JSON.stringify(identity)}\n`),
+  onProgress: () => undefined,
+  signal: new AbortController().signal,
+});

@@ -1,0 +1,132 @@
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { open, readFile, rename, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { describe, expect, test } from 'vitest';
+import { verifyCopy } from '../../src/nbd/verify-copy.js';
+import { checkImage, createImage, imageInfo } from '../../src/qemu/qemu-img.js';
+import { startExport } from '../../src/qemu/qemu-nbd.js';
+import { freePort } from '../support/nbd-source.js';
+import { MiB, signal, useWorkbench } from './workbench.js';
+
+/** Ways to a damaged or unreachable image, and to a process that nobody knows of. */
+const bench = useWorkbench();
+
+describe('an export', () => {
+  const newImage = (name: string) => createImage({ file: bench.path(name), sizeBytes: MiB, signal });
+
+  test('on a port that a stranger holds is PortTaken, on one address or on all', async () => {
+    await newImage('taken.qcow2');
+    for (const host of ['127.0.0.1', '0.0.0.0']) {
+      const stranger = createServer().listen(bench.port, host);
+      await once(stranger, 'listening');
+      await expect(bench.serve('taken.qcow2')).rejects.toMatchObject({
+        code: 'PortTaken',
+        details: { port: bench.port },
+      });
+      stranger.close();
+      await once(stranger, 'close');
+    }
+    await bench.serve('taken.qcow2');
+  });
+
+  test('of a file that is exported already fails and names it', async () => {
+    await newImage('twice.qcow2');
+    await bench.serve('twice.qcow2');
+    const second = bench.serve('twice.qcow2', await freePort());
+    await expect(second).rejects.toMatchObject({ code: 'ExportFailed', details: { file: bench.path('twice.qcow2') } });
+  });
+
+  test('whose readiness cannot be shown is stopped again', async () => {
+    await newImage('aborted.qcow2');
+    const controller = new AbortController();
+    const exported = {
+      file: bench.path('aborted.qcow2'),
+      port: bench.port,
+      exportName: 'x',
+      pidFile: bench.path('aborted.pid'),
+      connections: 2,
+    };
+    const starting = startExport({ ...exported, signal: controller.signal });
+    const reason = new Error('cancelled while it starts');
+    controller.abort(reason);
+    await expect(starting).rejects.toBe(reason);
+    await bench.serve('aborted.qcow2'); // neither file nor port is held
+  });
+
+  test('may have any name', async () => {
+    await newImage('named.qcow2');
+    const exportName = `job/ä "b" %2F, c=d`;
+    const { uri } = await bench.serve('named.qcow2', bench.port, exportName);
+    await verifyCopy({ targetUri: uri, sourceSizeBytes: MiB, extents: null, signal });
+  });
+
+  test('works where the kernel has no io_uring', async () => {
+    await newImage('threads.qcow2');
+    // As QEMU on such a kernel: says so, and goes on only with another way.
+    const script = `#!/bin/sh\ncase "$*" in *io_uring*) echo 'Unable to use io_uring: not permitted' >&2; exit 1;; esac\nPATH="$REAL_PATH" exec qemu-nbd "$@"\n`;
+    await writeFile(bench.path('qemu-nbd'), script, { mode: 0o755 });
+    const realPath = process.env.PATH;
+    Object.assign(process.env, { REAL_PATH: realPath, PATH: `${bench.directory}:${realPath}` });
+    try {
+      const { identity } = await bench.serve('threads.qcow2');
+      expect(await readFile(`/proc/${identity.pid}/cmdline`, 'latin1')).toContain('--aio=threads');
+    } finally {
+      process.env.PATH = realPath;
+    }
+  });
+});
+
+describe('an image', () => {
+  test('is never overwritten, also when two are made at once', async () => {
+    const request = { file: bench.path('once.qcow2'), sizeBytes: MiB, signal };
+    const outcomes = await Promise.allSettled([createImage(request), createImage({ ...request, sizeBytes: 2 * MiB })]);
+    const failures = outcomes.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+    expect(failures).toEqual([expect.objectContaining({ code: 'AlreadyExists' })]);
+    const before = await readFile(bench.path('once.qcow2'));
+    await expect(createImage(request)).rejects.toMatchObject({ code: 'AlreadyExists' });
+    expect((await readFile(bench.path('once.qcow2'))).equals(before)).toBe(true);
+  });
+
+  test('names its parent without a directory, so that a moved chain stays whole', async () => {
+    const parentName = await bench.makeFull('moved', randomBytes(MiB));
+    await createImage({ file: bench.path('child.qcow2'), sizeBytes: MiB, parentName, signal });
+    expect(await imageInfo(bench.path('child.qcow2'), signal)).toMatchObject({
+      virtualSizeBytes: MiB,
+      backingName: 'moved.qcow2',
+      format: 'qcow2',
+    });
+    const absolute = { file: bench.path('other.qcow2'), sizeBytes: MiB, parentName: bench.path('moved.qcow2'), signal };
+    await expect(createImage(absolute)).rejects.toThrow(TypeError);
+  });
+
+  test('is not made on a parent that a stale process writes to, and its export names that parent', async () => {
+    const parentName = await bench.makeFull('held', randomBytes(MiB));
+    await createImage({ file: bench.path('on-held.qcow2'), sizeBytes: MiB, parentName, signal });
+    await bench.serve(parentName);
+    const held = { code: 'ExportFailed', details: { file: expect.stringContaining('held.qcow2') as string } };
+    await expect(
+      createImage({ file: bench.path('new.qcow2'), sizeBytes: MiB, parentName, signal }),
+    ).rejects.toMatchObject(held);
+    await expect(open(bench.path('new.qcow2'))).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(bench.serve('on-held.qcow2', await freePort())).rejects.toMatchObject(held);
+  });
+
+  test('without its parent is not made, not exported and not sound', async () => {
+    const parentName = await bench.makeFull('lost', randomBytes(MiB));
+    await createImage({ file: bench.path('orphan.qcow2'), sizeBytes: MiB, parentName, signal });
+    await rename(bench.path('lost.qcow2'), bench.path('lost.elsewhere'));
+    await expect(checkImage(bench.path('orphan.qcow2'), signal)).rejects.toMatchObject({ code: 'ImageDamaged' });
+    await expect(bench.serve('orphan.qcow2')).rejects.toMatchObject({ code: 'ExportFailed' });
+    const again = createImage({ file: bench.path('orphan2.qcow2'), sizeBytes: MiB, parentName, signal });
+    await expect(again).rejects.toMatchObject({ code: 'ParentUnusable' });
+  });
+
+  test('that is corrupt is ImageDamaged', async () => {
+    const file = bench.path(await bench.makeFull('corrupt', randomBytes(MiB)));
+    const handle = await open(file, 'r+');
+    await handle.write(randomBytes(4096), 0, 4096, 65_536); // the reference count table
+    await handle.close();
+    await expect(checkImage(file, signal)).rejects.toMatchObject({ code: 'ImageDamaged' });
+  });
+});

@@ -1,0 +1,89 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
+import { copyConnections } from '../../src/nbd/nbdcopy.js';
+import { targetUri } from '../../src/nbd/target-uri.js';
+import { stopProcess, type ProcessIdentity } from '../../src/process/identity.js';
+import { exportStopTimeouts, startExport } from '../../src/qemu/qemu-nbd.js';
+import { freePort, serveDirectory, writeSparse, type NBDSource } from '../support/nbd-source.js';
+import { transfer } from './transfer.js';
+
+export const MiB = 1024 * 1024;
+export const signal = new AbortController().signal;
+
+export interface Workbench {
+  directory: string;
+  /** Free when the test starts. */
+  port: number;
+  source: NBDSource;
+  /** Every read takes 100 ms. */
+  slowSource: NBDSource;
+  path: (name: string) => string;
+  serve: (name: string, port?: number, exportName?: string) => Promise<{ identity: ProcessIdentity; uri: string }>;
+  /** Returns the URI at which the disk can be read. */
+  makeDisk: (name: string, bytes: Buffer) => Promise<string>;
+  /** A full of `bytes` as `NAME.qcow2`; returns that name. */
+  makeFull: (name: string, bytes: Buffer) => Promise<string>;
+}
+
+/** A directory, sources that serve its files, and exports of images in it that are stopped after each test. */
+export function useWorkbench(): Workbench {
+  let running: ProcessIdentity[] = [];
+  const bench: Workbench = {
+    directory: '',
+    port: 0,
+    source: undefined as unknown as NBDSource,
+    slowSource: undefined as unknown as NBDSource,
+
+    path: (name) => join(bench.directory, name),
+
+    async serve(
+      name: string,
+      port = bench.port,
+      exportName = name,
+    ): Promise<{ identity: ProcessIdentity; uri: string }> {
+      const file = bench.path(name);
+      const exported = { file, port, exportName, pidFile: `${file}.pid`, connections: copyConnections, signal };
+      const identity = await startExport(exported);
+      running.push(identity);
+      return { identity, uri: targetUri(port, exportName) };
+    },
+
+    async makeDisk(name, bytes) {
+      await writeSparse(bench.path(name), bytes);
+      return bench.source.uriOf(name);
+    },
+
+    async makeFull(name, bytes) {
+      const sourceUri = await bench.makeDisk(`${name}.disk`, bytes);
+      const file = `${name}.qcow2`;
+      const { directory, port } = bench;
+      await transfer({ directory, name: file, sourceUri, sizeBytes: bytes.length, extents: null, port });
+      return file;
+    },
+  };
+
+  beforeAll(async () => {
+    bench.directory = await mkdtemp(join(tmpdir(), 'backupvm-traps-'));
+    bench.source = await serveDirectory(bench.directory);
+    bench.slowSource = await serveDirectory(bench.directory, ['--filter=delay', 'rdelay=100ms']);
+  });
+
+  beforeEach(async () => {
+    bench.port = await freePort();
+  });
+
+  afterEach(async () => {
+    for (const identity of running) await stopProcess(identity, exportStopTimeouts);
+    running = [];
+  });
+
+  afterAll(async () => {
+    await bench.source.stop();
+    await bench.slowSource.stop();
+    await rm(bench.directory, { recursive: true });
+  });
+
+  return bench;
+}

@@ -1,0 +1,36 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { expect, test, vi } from 'vitest';
+import { identify, isAlive, type ProcessIdentity } from '../../src/process/identity.js';
+import { createImage } from '../../src/qemu/qemu-img.js';
+import { MiB, signal, useWorkbench } from './workbench.js';
+
+const bench = useWorkbench();
+
+async function childrenOf({ pid }: ProcessIdentity): Promise<ProcessIdentity[]> {
+  const pids = (await readFile(`/proc/${pid}/task/${pid}/children`, 'latin1')).trim().split(' ').filter(Boolean);
+  const found = await Promise.all(pids.map((child) => identify(Number(child))));
+  return found.filter((identity) => identity !== undefined);
+}
+
+test('a worker that is killed takes its copy along, nbdkit included; the export stays for the next attempt', async () => {
+  await bench.makeDisk('worker.disk', randomBytes(8 * MiB));
+  await createImage({ file: bench.path('worker.qcow2'), sizeBytes: 8 * MiB, signal });
+  const { identity: exporting, uri } = await bench.serve('worker.qcow2');
+  const script = fileURLToPath(new URL('copy-in-child.ts', import.meta.url));
+  const args = [bench.slowSource.uriOf('worker.disk'), uri, bench.path('worker.extents'), String(8 * MiB)];
+  const worker = spawn(process.execPath, ['--import', 'tsx', script, ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const [line] = (await once(createInterface({ input: worker.stdout }), 'line')) as [string];
+  const nbdcopy = JSON.parse(line) as ProcessIdentity;
+  const nbdkit = await vi.waitUntil(async () => (await childrenOf(nbdcopy))[0], { timeout: 10_000 });
+
+  worker.kill('SIGKILL');
+  await vi.waitUntil(async () => !(await isAlive(nbdcopy)) && !(await isAlive(nbdkit)), { timeout: 10_000 });
+  expect(await isAlive(exporting)).toBe(true);
+});
