@@ -29,7 +29,7 @@ export function addHypervisorCommands(program: Command, terminal: Terminal): voi
     .addOption(
       new Option('--kind <kind>', 'how to talk to it, required').choices(['libvirt', 'qmp']).makeOptionMandatory(),
     )
-    .requiredOption('--uri <uri>', 'required; libvirt: a connection URI; qmp: the path of a QMP socket')
+    .requiredOption('--uri <uri>', 'required; such as qemu:///system, or qmp:///run/vms: a directory of QMP sockets')
     .option('--host <host>', 'the host whose worker reads from it (default: this one)')
     .action(async (name: string, options: AddOptions) => print(terminal, options, await add(terminal, name, options)));
 

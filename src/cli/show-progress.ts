@@ -15,7 +15,8 @@ export interface ProgressDisplay {
 /** Live lines on a terminal, plain lines elsewhere, nothing with `--json`. */
 export function createProgressDisplay(terminal: Terminal, { json }: CommonOptions, title: string): ProgressDisplay {
   if (json) return { show: () => undefined, end: async () => undefined };
-  return hasColours(terminal) ? createLiveDisplay(terminal, title) : createPlainDisplay(terminal, title);
+  const isWide = (terminal.stdout.columns ?? 0) >= 40; // `docker exec -t` and the like may report 0
+  return hasColours(terminal) && isWide ? createLiveDisplay(terminal, title) : createPlainDisplay(terminal, title);
 }
 
 /** One disk in one line: `vda  full (the first backup of this VM)  copying  45 %, 1.2 GiB of 2.6 GiB`. */

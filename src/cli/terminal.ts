@@ -1,7 +1,7 @@
 /** Where a command reads from and writes to: the process itself, or a test. */
 export interface Terminal {
   env: Readonly<Record<string, string | undefined>>;
-  stdout: NodeJS.WritableStream & { isTTY?: boolean };
+  stdout: NodeJS.WritableStream & { isTTY?: boolean; columns?: number };
   stderr: NodeJS.WritableStream & { isTTY?: boolean };
   /** From the first call on, Ctrl-C and SIGTERM abort this signal instead of ending the program at once. */
   onInterrupt(): AbortSignal;

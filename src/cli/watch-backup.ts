@@ -89,8 +89,16 @@ async function query(client: Client, handle: WorkflowHandle): Promise<BackupProg
 
 function noticeFor(description: Description | null, untakenSince: number | null): string | null {
   if (!description) return 'The Temporal server does not answer; still trying';
-  if (untakenSince === null || Date.now() - untakenSince < patienceMs) return null;
+  if (untakenSince === null) return failedAttempt(description);
+  if (Date.now() - untakenSince < patienceMs) return null;
   return `No worker polls the task queue '${mainQueue}'; start one with 'backupvm worker'`;
+}
+
+/** A step that is tried again says why, while there is time to mend it. */
+function failedAttempt({ raw }: Description): string | null {
+  const failing = raw.pendingActivities?.find(({ attempt, lastFailure }) => attempt > 1 && lastFailure);
+  if (!failing) return null;
+  return `${failing.activityType?.name ?? 'A step'} is tried again (attempt ${failing.attempt}): ${failing.lastFailure?.message ?? ''}`;
 }
 
 function createView(
