@@ -42,7 +42,7 @@ export function formatTable(
     style: { 'padding-left': 0, 'padding-right': 2, head: [], border: [] },
     colAligns: headings.map((heading) => (right.includes(heading) ? 'right' : 'left')),
   });
-  table.push(headings.map((heading) => (colours ? styleText('bold', heading) : heading)));
+  table.push(headings.map((heading) => (colours ? styleText('bold', heading, { validateStream: false }) : heading)));
   table.push(...rows.map((row) => row.map(printable)));
   return table
     .toString()

@@ -96,9 +96,9 @@ function noticeFor(description: Description | null, untakenSince: number | null)
 
 /** A step that is tried again says why, while there is time to mend it. */
 function failedAttempt({ raw }: Description): string | null {
-  const failing = raw.pendingActivities?.find(({ attempt, lastFailure }) => attempt > 1 && lastFailure);
+  const failing = raw.pendingActivities?.find(({ attempt, lastFailure }) => Number(attempt) > 1 && lastFailure);
   if (!failing) return null;
-  return `${failing.activityType?.name ?? 'A step'} is tried again (attempt ${failing.attempt}): ${failing.lastFailure?.message ?? ''}`;
+  return `${failing.activityType?.name ?? 'A step'} is tried again (attempt ${failing.attempt ?? 1}): ${failing.lastFailure?.message ?? ''}`;
 }
 
 function createView(

@@ -1,0 +1,47 @@
+import { expect, test } from 'vitest';
+import { createProgressDisplay, diskLine } from '../../../src/cli/show-progress.js';
+import type { DiskView } from '../../../src/cli/watch-backup.js';
+import { recordTerminal } from './run-command.js';
+
+const MiB = 2 ** 20;
+const disk = (changes: Partial<DiskView>): DiskView => ({
+  ...{ key: 'SER1', target: 'vda', type: 'full', reason: 'first_backup', phase: 'planned' },
+  ...{ sizeBytes: 1024 * MiB, changedBytes: 400 * MiB, writtenBytes: 0, doneBytes: 0, totalBytes: 400 * MiB },
+  ...changes,
+});
+
+test.each([
+  [disk({}), 'vda  full (the first backup of this VM)  planned'],
+  [disk({ phase: 'copying', doneBytes: 100 * MiB }), 'copying  25 %, 100.0 MiB of 400.0 MiB'],
+  [disk({ phase: 'copying', doneBytes: 500 * MiB }), 'copying  100 %, 500.0 MiB of 400.0 MiB'],
+  [disk({ phase: 'copying', totalBytes: 0 }), '  copying'],
+  [disk({ phase: 'copied', type: 'incremental', reason: 'parent_good' }), 'copied  400.0 MiB'],
+])('one disk is one line', (view, text) => expect(diskLine(view)).toContain(text));
+
+test('without a terminal a line is printed when something changes, and for each tenth of a copy', () => {
+  const { terminal, written } = recordTerminal({});
+  const display = createProgressDisplay(terminal, {}, 'Backup of VM web01');
+  const show = (disks: DiskView[], notice: string | null = null) => display.show({ step: 'copying', notice, disks });
+  show([]);
+  show([disk({ phase: 'copying', doneBytes: 0 })]);
+  show([disk({ phase: 'copying', doneBytes: 20 * MiB })]);
+  show([disk({ phase: 'copying', doneBytes: 60 * MiB })], 'no worker');
+  show([disk({ phase: 'copying', doneBytes: 61 * MiB })], 'no worker');
+  show([disk({ phase: 'copied' })]);
+  expect(written.stdout.trimEnd().split('\n')).toEqual([
+    'Backup of VM web01',
+    'copying',
+    '  vda  full (the first backup of this VM)  copying  0 %, 0 B of 400.0 MiB',
+    'no worker',
+    '  vda  full (the first backup of this VM)  copying  15 %, 60.0 MiB of 400.0 MiB',
+    '  vda  full (the first backup of this VM)  copied  400.0 MiB',
+  ]);
+});
+
+test('with --json no progress is printed', async () => {
+  const { terminal, written } = recordTerminal({});
+  const display = createProgressDisplay(terminal, { json: true }, 'Backup of VM web01');
+  display.show({ step: 'copying', notice: null, disks: [disk({})] });
+  await display.end('complete');
+  expect(written).toEqual({ stdout: '', stderr: '' });
+});
