@@ -20,6 +20,14 @@ export function describeFileFailure(error: unknown): BackupError | undefined {
       return new BackupError('RepositoryUnusable', `Expected to be allowed to write ${path}: ${String(error)}`, {
         cause: error,
       });
+    case 'ENOTDIR':
+    case 'EISDIR':
+    case 'ENAMETOOLONG':
+      return new BackupError(
+        'RepositoryUnusable',
+        `Something stands in the way of ${path}: ${String(error)}; it was left as it is`,
+        { cause: error },
+      );
     case 'EIO':
     case 'ESTALE':
       return new BackupError('RepositoryUnusable', `The file system of ${path} fails: ${String(error)}`, {

@@ -40,7 +40,8 @@ export async function ownProcesses(world: World): Promise<string[]> {
   const found: string[] = [];
   for (const entry of await readdir('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
-    const commandLine = (await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '')).replaceAll('\0', ' ').trim();
+    const raw = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '');
+    const commandLine = raw.replaceAll('\0', ' ').replaceAll('%2F', '/').trim();
     const isOurs = /^\S*(qemu-nbd|nbdcopy|nbdkit|setpriv) /.test(commandLine) && commandLine.includes(world.directory);
     if (isOurs && !commandLine.includes('qemu-storage-daemon')) found.push(commandLine);
   }
