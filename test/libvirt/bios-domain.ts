@@ -4,18 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemUri } from '../../demo/libvirtd.js';
 import { runOrThrow } from '../../src/process/run.js';
-import type { SourceFixture } from '../contract/source-fixture.js';
 import { createLibvirtSource } from '../../src/sources/libvirt/source.js';
 import type { Source } from '../../src/sources/source.js';
+import type { SourceFixture } from '../contract/source-fixture.js';
 
 export interface BiosDisk {
+  /** Its serial, if it has one, and else its target. */
+  key: string;
   target: string;
   /** A multiple of 512. */
   sizeBytes: number;
-  serial?: string;
   format?: 'qcow2' | 'raw';
-  /** Elements to add to the disk, such as `<readonly/>`. */
-  extraXml?: string;
 }
 
 /** A real QEMU under libvirt that finds nothing to boot: only the test writes to its disks. */
@@ -25,11 +24,11 @@ export interface BiosDomain {
   directory: string;
   scratchDir: string;
   source: Source;
-  virsh: (...args: string[]) => Promise<string>;
   /** What the guest would do; `command` is qemu-io's. Returns when it is done. */
-  guestIO: (target: string, command: string) => Promise<void>;
-  imageOf: (target: string) => string;
-  define: (order?: 'reversed') => Promise<void>;
+  guestIO: (key: string, command: string) => Promise<void>;
+  imageOf: (key: string) => string;
+  /** Defines the VM anew, with the same UUID; it counts from the next start. */
+  define: (disks: BiosDisk[]) => Promise<void>;
   dispose: () => Promise<void>;
 }
 
@@ -39,72 +38,80 @@ export async function virsh(...args: string[]): Promise<string> {
   return (await runOrThrow('virsh', ['-q', '-c', systemUri, ...args], { timeoutMs: 60_000 })).stdout;
 }
 
-/** Defines and starts one. `cdroms` are XML of further disks that are not plain ones. */
-export async function startBiosDomain(disks: BiosDisk[], extraDisksXml = ''): Promise<BiosDomain> {
+/** Defines one, without starting it. `extraXml` holds `<disk>` elements that are not plain disks. */
+export async function defineBiosDomain(disks: BiosDisk[], extraXml = ''): Promise<BiosDomain> {
   const directory = await mkdtemp(join(tmpdir(), 'backupvm-libvirt-'));
   await chmod(directory, 0o755);
   const name = `backupvm-test-${randomUUID().slice(0, 8)}`;
   const vmId = randomUUID();
   const scratchDir = join(directory, 'scratch');
-  const imageOf = (target: string) => join(directory, `${target}.img`);
-  for (const { target, sizeBytes, format } of disks) {
-    const args = ['create', '-q', '-f', format ?? 'qcow2', imageOf(target), String(sizeBytes)];
+  const imageOf = (key: string) => join(directory, `${key}.img`);
+  for (const { key, sizeBytes, format } of disks) {
+    const args = ['create', '-q', '-f', format ?? 'qcow2', imageOf(key), String(sizeBytes)];
     await runOrThrow('qemu-img', args, { timeoutMs: 30_000 });
   }
+  const domain: BiosDomain = {
+    name,
+    vmId,
+    directory,
+    scratchDir,
+    source: createLibvirtSource({ uri: systemUri, scratchDir }),
+    imageOf,
+    guestIO: async (key, command) => {
+      const device = `/machine/peripheral/ua-${key}/virtio-backend`;
+      const said = await virsh('qemu-monitor-command', vmId, '--hmp', `qemu-io -d ${device} "${command}"`);
+      if (said.trim() !== '') throw new Error(`qemu-io -d ${device} "${command}" said: ${said}`);
+    },
+    define: async (wanted) => {
+      const file = join(directory, 'domain.xml');
+      const elements = wanted.map((disk) => diskXml(disk, imageOf(disk.key))).join('\n');
+      await writeFile(file, domainXml(name, vmId, elements + extraXml));
+      await virsh('define', file);
+    },
+    dispose: async () => {
+      await virsh('destroy', vmId).catch(() => '');
+      await virsh('undefine', vmId, '--checkpoints-metadata').catch(() => '');
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+  await domain.define(disks);
+  return domain;
+}
 
-  const define = async (order?: 'reversed') => {
-    const elements = disks.map((disk) => diskXml(disk, imageOf(disk.target)));
-    if (order === 'reversed') elements.reverse();
-    const file = join(directory, 'domain.xml');
-    await writeFile(file, domainXml(name, vmId, elements.join('\n') + extraDisksXml));
-    await virsh('define', file);
-  };
-  const guestIO = async (target: string, command: string) => {
-    // The alias and not the target names the device in QEMU: a user alias keeps it independent of the order.
-    const device = `/machine/peripheral/ua-${target}/virtio-backend`;
-    const said = await virsh('qemu-monitor-command', vmId, '--hmp', `qemu-io -d ${device} "${command}"`);
-    if (said.trim() !== '') throw new Error(`qemu-io -d ${device} "${command}" said: ${said}`);
-  };
-  const dispose = async () => {
-    await virsh('destroy', vmId).catch(() => '');
-    await virsh('undefine', vmId, '--checkpoints-metadata').catch(() => '');
-    await rm(directory, { recursive: true, force: true });
-  };
-
+/** Defines and starts one. */
+export async function startBiosDomain(disks: BiosDisk[]): Promise<BiosDomain> {
+  const domain = await defineBiosDomain(disks);
   try {
-    await define();
-    await virsh('start', vmId);
+    await virsh('start', domain.vmId);
+    return domain;
   } catch (error) {
-    await dispose();
+    await domain.dispose();
     throw error;
   }
-  const source = createLibvirtSource({ uri: systemUri, scratchDir });
-  return { name, vmId, directory, scratchDir, source, virsh, guestIO, imageOf, define, dispose };
 }
 
 /** The fixture for the suite that all connectors run. */
 export async function biosFixture(): Promise<SourceFixture> {
   const disks = [
-    { target: 'vda', sizeBytes: 4 * 1024 * 1024, serial: 'contract-a' },
-    { target: 'vdb', sizeBytes: 3 * 1024 * 1024 + 512 * 3 },
+    { key: 'contract-a', target: 'vda', sizeBytes: 4 * 1024 * 1024 },
+    { key: 'vdb', target: 'vdb', sizeBytes: 3 * 1024 * 1024 + 512 * 3 },
   ];
-  const domain = await startBiosDomain(disks);
-  const targetOf = (key: string) => disks.find((disk) => (disk.serial ?? disk.target) === key)?.target ?? key;
+  const { source, name, guestIO, dispose } = await startBiosDomain(disks);
   return {
-    source: domain.source,
-    vmName: domain.name,
-    disks: disks.map(({ target, serial, sizeBytes }) => ({ key: serial ?? target, sizeBytes })),
-    write: (key, offset, length, pattern) => domain.guestIO(targetOf(key), `write -P ${pattern} ${offset} ${length}`),
-    zero: (key, offset, length) => domain.guestIO(targetOf(key), `write -z -u ${offset} ${length}`),
-    dispose: domain.dispose,
+    source,
+    vmName: name,
+    disks,
+    write: (key, offset, length, pattern) => guestIO(key, `write -P ${pattern} ${offset} ${length}`),
+    zero: (key, offset, length) => guestIO(key, `write -z -u ${offset} ${length}`),
+    dispose,
   };
 }
 
-function diskXml({ target, serial, format, extraXml }: BiosDisk, file: string): string {
+/** The alias names the device in QEMU, whatever its place; libvirt wants `ua-` before those that it did not choose. */
+function diskXml({ key, target, format }: BiosDisk, file: string): string {
   return `<disk type='file' device='disk'>
     <driver name='qemu' type='${format ?? 'qcow2'}' discard='unmap'/><source file='${file}'/>
-    <target dev='${target}' bus='virtio'/>${serial ? `<serial>${serial}</serial>` : ''}${extraXml ?? ''}
-    <alias name='ua-${target}'/>
+    <target dev='${target}' bus='virtio'/>${key === target ? '' : `<serial>${key}</serial>`}<alias name='ua-${key}'/>
   </disk>`;
 }
 
@@ -113,7 +120,6 @@ function domainXml(name: string, vmId: string, disks: string): string {
   return `<domain type='qemu'><name>${name}</name><uuid>${vmId}</uuid>
     <memory unit='MiB'>32</memory><vcpu>1</vcpu>
     <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>
-    <on_crash>destroy</on_crash>
     <devices>${disks}<controller type='usb' model='none'/><memballoon model='none'/></devices>
   </domain>`;
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -12,7 +12,7 @@ import {
   type GuestImage,
 } from '../../demo/guest.js';
 import { systemUri } from '../../demo/libvirtd.js';
-import { runOrThrow } from '../../src/process/run.js';
+import { run, runOrThrow } from '../../src/process/run.js';
 import { createLibvirtSource } from '../../src/sources/libvirt/source.js';
 import { changeIdOf, type Source } from '../../src/sources/source.js';
 
@@ -23,6 +23,7 @@ let image: GuestImage;
 let guest: Guest;
 let source: Source;
 let vmId: string;
+let mounted: { exitCode: number; stderr: string };
 
 async function start(name: string, disks: GuestDisk[]): Promise<Guest> {
   const unique = `backupvm-${name}-${randomUUID().slice(0, 8)}`;
@@ -40,16 +41,21 @@ beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'backupvm-guest-'));
   await chmod(directory, 0o755);
   image = await prepareGuestImage(join(homedir(), '.cache', 'backupvm', 'guest'), () => undefined);
+  // Mounted before the VM starts: libvirt gives each QEMU its own view of the mounts that it finds then.
+  const scratchDir = join(directory, 'scratch');
+  await mkdir(scratchDir);
+  mounted = await run('mount', ['-t', 'tmpfs', '-o', 'size=8m,mode=711', 'tmpfs', scratchDir], { timeoutMs: 10_000 });
   guest = await start('first', [
     { target: 'vda', sizeBytes: 64 * MiB, serial: 'guest-data' },
     { target: 'vdb', sizeBytes: 32 * MiB },
   ]);
-  source = createLibvirtSource({ uri: systemUri, scratchDir: join(directory, 'scratch') });
+  source = createLibvirtSource({ uri: systemUri, scratchDir });
   vmId = (await source.describeVM(guest.name, signal)).vmId;
 });
 
 afterAll(async () => {
   await guest?.destroy();
+  if (mounted?.exitCode === 0) await runOrThrow('umount', [join(directory, 'scratch')], { timeoutMs: 10_000 });
   await rm(directory, { recursive: true, force: true });
 });
 
@@ -62,6 +68,48 @@ test('the guest writes, trims and zeroes on two real file systems, and tells a f
   );
   await expect(guest.run('echo broken >&2; exit 3')).rejects.toThrow('failed with exit code 3: broken');
 });
+
+test('a guest that stands still because the scratch space is full goes on when the snapshot is closed', async (context) => {
+  if (mounted.exitCode !== 0) context.skip(`mounting a small scratch space is not allowed here: ${mounted.stderr}`);
+  const write = 'dd if=/dev/urandom of=/mnt/vda/big bs=1M count=20 conv=notrunc,fsync';
+  await guest.run(write);
+  const snapshotId = randomUUID();
+  const disks = [{ key: 'guest-data', baseChangeId: null }];
+  await source.openSnapshot({ snapshotId, vmId, quiesce: 'off', disks }, signal);
+  await guest.run(`(${write}; echo $? > /tmp/big) >/dev/null 2>&1 &`);
+  const state = async () =>
+    (
+      await runOrThrow('virsh', ['-q', '-c', systemUri, 'domstate', vmId, '--reason'], { timeoutMs: 60_000 })
+    ).stdout.trim();
+  await expect.poll(state, { timeout: 60_000 }).toBe('paused (I/O error)');
+  await source.closeSnapshot(vmId, snapshotId, signal);
+  expect(await state()).toMatch(/^running/);
+  await expect.poll(() => guest.run('cat /tmp/big').catch(() => ''), { timeout: 60_000 }).toBe('0\n');
+  await source.dropChangeIds(vmId, [changeIdOf(snapshotId)], signal);
+});
+
+test.each(['openSnapshot', 'closeSnapshot'] as const)(
+  'a guest that a dead attempt left frozen is thawed by %s',
+  async (method) => {
+    const snapshotId = randomUUID();
+    const attempt = join(directory, 'scratch', snapshotId);
+    await mkdir(attempt);
+    await writeFile(join(attempt, 'frozen'), '');
+    await runOrThrow('virsh', ['-q', '-c', systemUri, 'domfsfreeze', vmId], { timeoutMs: 60_000 });
+    if (method === 'openSnapshot') {
+      const request = {
+        snapshotId,
+        vmId,
+        quiesce: 'require' as const,
+        disks: [{ key: 'no such disk', baseChangeId: null }],
+      };
+      await expect(source.openSnapshot(request, signal)).rejects.toMatchObject({ code: 'DiskNotFound' });
+    } else {
+      await source.closeSnapshot(vmId, snapshotId, signal);
+    }
+    await guest.run('touch /mnt/vda/written && sync');
+  },
+);
 
 test('a snapshot of a frozen guest boots as it was, and the guest writes on meanwhile', async () => {
   const text = randomUUID();

@@ -27,8 +27,10 @@ export async function freeze(
 ): Promise<Freeze> {
   const { vmId, quiesce } = request;
   if (quiesce === 'off') return { consistency: 'crash', warnings: [] };
-  const problem = state.state === 'paused' ? `the VM is ${state.words}` : await freezeGuest(call, vmId, directory);
-  if (problem === null) return { consistency: await frozenConsistency(call, vmId), warnings: [] };
+  // Asked before: a frozen agent answers no such question, and VSS thaws by itself after 10 s.
+  const agent = await askAgent(call, vmId, state);
+  const problem = agent.problem ?? (await freezeGuest(call, vmId, directory));
+  if (problem === null) return { consistency: agent.consistency, warnings: [] };
   if (quiesce === 'require') {
     throw new BackupError(
       'FreezeFailed',
@@ -44,9 +46,9 @@ async function freezeGuest(call: VirshCall, vmId: string, directory: JobDirector
   try {
     const outcome = await tryVirsh(call, ['domfsfreeze', '--domain', vmId], freezeTimeoutMs);
     if (outcome.ok) return null;
-    // libvirt greets the agent before each command, with 5 s to answer: no answer, no freeze, and nobody to thaw it.
+    // The greeting was not answered, so the command was not sent, and there is nobody to thaw.
     if (outcome.problem === 'no-agent') await rm(directory.frozen, { force: true });
-    return outcome.said.replaceAll(/^error: /gm, '').replaceAll('\n', ': ');
+    return reasonIn(outcome.said);
   } catch (error) {
     call.signal?.throwIfAborted();
     if (error instanceof BackupError && error.code === 'ToolFailed') return error.message;
@@ -54,11 +56,23 @@ async function freezeGuest(call: VirshCall, vmId: string, directory: JobDirector
   }
 }
 
-/** On Windows the agent freezes through VSS, whose writers put their applications' files in order first. */
-async function frozenConsistency(call: VirshCall, vmId: string): Promise<Consistency> {
-  const outcome = await tryVirsh(call, ['guestinfo', '--domain', vmId, '--os']);
-  return outcome.ok && /^os\.id *: *mswindows *$/m.test(outcome.stdout) ? 'application' : 'filesystem';
+interface Agent {
+  /** Why there is no use in trying to freeze, or null. */
+  problem: string | null;
+  /** On Windows the agent freezes through VSS, whose writers put their applications' files in order first. */
+  consistency: Consistency;
 }
+
+async function askAgent(call: VirshCall, vmId: string, state: DomainState): Promise<Agent> {
+  if (state.state === 'paused') return { problem: `the VM is ${state.words}`, consistency: 'crash' };
+  const outcome = await tryVirsh(call, ['guestinfo', '--domain', vmId, '--os']);
+  const isWindows = outcome.ok && /^os\.id *: *mswindows *$/m.test(outcome.stdout);
+  // libvirt greets the agent before each command, with 5 s to answer; an agent that is merely too old for this one may freeze.
+  const problem = !outcome.ok && outcome.problem === 'no-agent' ? reasonIn(outcome.said) : null;
+  return { problem, consistency: isWindows ? 'application' : 'filesystem' };
+}
+
+const reasonIn = (said: string) => said.replaceAll(/^error: /gm, '').replaceAll('\n', ': ');
 
 /**
  * Thaws a guest that this snapshot froze, also in an attempt that died since; one that it did not freeze is left alone.

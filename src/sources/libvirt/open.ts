@@ -35,6 +35,7 @@ export async function openSnapshot(
 ): Promise<OpenSnapshot> {
   const call = { uri, signal };
   const directory = jobDirectory(scratchDir, request.snapshotId);
+  await thaw(uri, request.vmId, directory); // first of all: whatever is found wrong below, no dead attempt's freeze may outlast it
   const state = await requireRunning(call, request.vmId);
   const vmConfig = await virsh(call, ['dumpxml', '--domain', request.vmId]);
   const domain = parseDomain(vmConfig);
@@ -43,10 +44,7 @@ export async function openSnapshot(
   const job = await runningJob(call, request.vmId);
   if (job.kind !== 'none' && !isOurs(job, directory)) throw busyError(request.vmId, job);
   const open = job.kind === 'none' ? null : await findOpened(call, request, directory);
-  if (open) {
-    await thaw(uri, request.vmId, directory);
-    return describe(open, request.snapshotId, directory, signal);
-  }
+  if (open) return describe(open, request.snapshotId, directory, signal);
   await removeHalfMade({ uri }, request, directory);
 
   try {
@@ -103,7 +101,7 @@ async function findOpened(
   return checkpoint ? opened : null;
 }
 
-/** Without a signal: what a cancelled attempt made must go too. */
+/** Without a signal: what a cancelled attempt made must go too. The note of a freeze stays until the guest is thawed. */
 async function removeHalfMade(call: VirshCall, request: OpenSnapshotRequest, directory: JobDirectory): Promise<void> {
   await thaw(call.uri, request.vmId, directory);
   await endBackupJob(call, request.vmId, directory);

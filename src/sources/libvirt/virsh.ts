@@ -82,6 +82,7 @@ export function virshError(
   );
 }
 
-function problemOf(stderr: string): VirshProblem {
+/** Which problem a message of virsh is about. */
+export function problemOf(stderr: string): VirshProblem {
   return patterns.find(([pattern]) => pattern.test(stderr))?.[1] ?? 'other';
 }
