@@ -1,5 +1,5 @@
 import { BackupError } from '../domain/errors.js';
-import { firstUncovered, totalBytes, type Extent } from '../domain/extents.js';
+import { firstUncovered, intersectExtents, totalBytes, type Extent } from '../domain/extents.js';
 import { exportSizeBytes, mapExport, selectExtents } from './nbdinfo.js';
 
 export interface VerifyCopyRequest {
@@ -17,7 +17,7 @@ export interface VerifyCopyRequest {
  * Of a full less can be shown without reading it all: clusters that are zero are not stored, whether the source had them
  * as data or as holes, so an absent cluster proves nothing. There the size, nbdcopy's exit code, its 100/100 and its flush
  * must do, until the restore point is verified by checksum.
- * @returns how much of the disk this file holds: whole clusters, zero ones included
+ * @returns how much data the file itself holds, in whole clusters; those that only say that they are zero take no room in it
  * @throws BackupError CopyIncomplete
  */
 export async function verifyCopy({
@@ -43,5 +43,7 @@ export async function verifyCopy({
       { details: { offset: missingAt } },
     );
   }
-  return { writtenBytes: totalBytes(local) };
+  const allocation = await mapExport(targetUri, 'base:allocation', signal);
+  const data = selectExtents(allocation, (flags) => flags === 0);
+  return { writtenBytes: totalBytes(intersectExtents(local, data)) };
 }

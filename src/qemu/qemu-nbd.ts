@@ -1,4 +1,4 @@
-import { readFile, rm } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { exportSizeBytes } from '../nbd/nbdinfo.js';
@@ -47,8 +47,8 @@ export async function startExport(request: StartExportRequest): Promise<ProcessI
     }
     return identity;
   } catch (error) {
-    const identity = await readIdentity(pidFile);
-    if (identity) await stopProcess(identity, exportStopTimeouts);
+    const left = await findExportProcess(pidFile, exportName); // also where it hung before it wrote its pid file
+    if (left) await stopProcess(left, exportStopTimeouts);
     await rm(pidFile, { force: true });
     throw error;
   }
@@ -81,12 +81,15 @@ function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): P
     `--shared=${request.connections + spareConnections}`,
     '--persistent', // the readiness check must not be the last client
     '--allocation-depth', // verifyCopy asks for it
-    ...['--bind=127.0.0.1', `--port=${request.port}`, `--export-name=${request.exportName}`],
-    ...['--fork', `--pid-file=${resolve(request.pidFile)}`, resolve(request.file)],
+    ...['--bind=127.0.0.1', `--port=${request.port}`, exportNameArgument(request.exportName)],
+    ...['--fork', pidFileArgument(request.pidFile), resolve(request.file)],
   ];
   // Without the signal: to end the parent between fork and pid file would leave a child that nobody knows.
   return run('qemu-nbd', args, { timeoutMs: startTimeoutMs });
 }
+
+const exportNameArgument = (exportName: string) => `--export-name=${exportName}`;
+const pidFileArgument = (pidFile: string) => `--pid-file=${resolve(pidFile)}`;
 
 async function readIdentity(pidFile: string): Promise<ProcessIdentity | undefined> {
   const text = await readFile(pidFile, 'latin1').catch(() => '');
@@ -95,12 +98,17 @@ async function readIdentity(pidFile: string): Promise<ProcessIdentity | undefine
 }
 
 /**
- * The qemu-nbd that wrote this pid file for this export, whatever started it; undefined when there is none, or when its pid
- * belongs to somebody else by now.
+ * The qemu-nbd that was started with this pid file for this export, by whatever worker; undefined when there is none. Found by
+ * its arguments, because a pid file may not be written yet, or tell of a process whose number another one has by now.
  */
 export async function findExportProcess(pidFile: string, exportName: string): Promise<ProcessIdentity | undefined> {
-  const identity = await readIdentity(pidFile);
-  if (!identity) return undefined;
-  const commandLine = await readFile(`/proc/${identity.pid}/cmdline`, 'utf8').catch(() => '');
-  return commandLine.includes('qemu-nbd') && commandLine.includes(exportName) ? identity : undefined;
+  const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry)).map(Number);
+  const isIt = async (pid: number) => {
+    const args = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    return args.includes(pidFileArgument(pidFile)) && args.includes(exportNameArgument(exportName));
+  };
+  const matches = await Promise.all(pids.map(async (pid) => ((await isIt(pid)) ? await identify(pid) : undefined)));
+  const found = matches.filter((identity) => identity !== undefined);
+  // While it starts there are two: the one that forked goes when the one that it forked goes, and not the other way round.
+  return found.sort((a, b) => Number(b.startTime) - Number(a.startTime) || b.pid - a.pid)[0];
 }

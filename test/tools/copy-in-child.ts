@@ -1,6 +1,6 @@
 import { copyExtents } from '../../src/nbd/nbdcopy.js';
 
-/** A worker that copies and prints the copy's identity; the test kills it. */
+/** A worker that copies, and prints the copy's identity and progress; the test kills it. */
 const [sourceUri = '', targetUri = '', extentListFile = '', length = ''] = process.argv.slice(2);
 await copyExtents({
   sourceUri,
@@ -8,6 +8,6 @@ await copyExtents({
   extents: [{ offset: 0, length: Number(length) }],
   extentListFile,
   onStart: (identity) => process.stdout.write(`${JSON.stringify(identity)}\n`),
-  onProgress: () => undefined,
+  onProgress: (fraction) => process.stdout.write(`${fraction}\n`),
   signal: new AbortController().signal,
 });

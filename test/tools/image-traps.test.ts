@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { open, readFile, rename, writeFile } from 'node:fs/promises';
+import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { verifyCopy } from '../../src/nbd/verify-copy.js';
 import { checkImage, createImage, imageInfo } from '../../src/qemu/qemu-img.js';
-import { startExport } from '../../src/qemu/qemu-nbd.js';
+import { findExportProcess, startExport } from '../../src/qemu/qemu-nbd.js';
 import { freePort } from '../support/nbd-source.js';
 import { MiB, signal, useWorkbench } from './workbench.js';
 
@@ -54,6 +54,32 @@ describe('an export', () => {
     await bench.serve('aborted.qcow2'); // neither file nor port is held
   });
 
+  test('is found by its pid file and name, also before the pid file is written, and no other is', async () => {
+    await newImage('found.qcow2');
+    const { identity } = await bench.serve('found.qcow2');
+    const pidFile = bench.path('found.qcow2.pid');
+    await rm(pidFile);
+    expect(await findExportProcess(pidFile, 'found.qcow2')).toEqual(identity);
+    expect(await findExportProcess(pidFile, 'found')).toBeUndefined();
+    expect(await findExportProcess(bench.path('other.pid'), 'found.qcow2')).toBeUndefined();
+  });
+
+  test('that fails after it has forked is stopped again', async () => {
+    await newImage('forked.qcow2');
+    const script = [
+      '#!/bin/sh',
+      'for argument; do shift; [ "$argument" = --fork ] || set -- "$@" "$argument"; done',
+      'PATH="$REAL_PATH" qemu-nbd "$@" >/dev/null 2>&1 &',
+      'while ! [ -s "$PID_FILE" ]; do :; done',
+      'rm "$PID_FILE"; exit 1',
+    ];
+    Object.assign(process.env, { PID_FILE: bench.path('forked.qcow2.pid') });
+    await insteadOfQemuNBD(script, async () => {
+      await expect(bench.serve('forked.qcow2')).rejects.toMatchObject({ code: 'ExportFailed' });
+    });
+    await bench.serve('forked.qcow2'); // neither file nor port is held
+  });
+
   test('may have any name', async () => {
     await newImage('named.qcow2');
     const exportName = `job/ä "b" %2F, c=d`;
@@ -63,19 +89,26 @@ describe('an export', () => {
 
   test('works where the kernel has no io_uring', async () => {
     await newImage('threads.qcow2');
-    // As QEMU on such a kernel: says so, and goes on only with another way.
-    const script = `#!/bin/sh\ncase "$*" in *io_uring*) echo 'Unable to use io_uring: not permitted' >&2; exit 1;; esac\nPATH="$REAL_PATH" exec qemu-nbd "$@"\n`;
-    await writeFile(bench.path('qemu-nbd'), script, { mode: 0o755 });
-    const realPath = process.env.PATH;
-    Object.assign(process.env, { REAL_PATH: realPath, PATH: `${bench.directory}:${realPath}` });
-    try {
+    // As QEMU on such a kernel: says so, and starts only another way.
+    const refuse = `case "$*" in *io_uring*) echo 'Unable to use io_uring: not permitted' >&2; exit 1;; esac`;
+    await insteadOfQemuNBD(['#!/bin/sh', refuse, 'PATH="$REAL_PATH" exec qemu-nbd "$@"'], async () => {
       const { identity } = await bench.serve('threads.qcow2');
       expect(await readFile(`/proc/${identity.pid}/cmdline`, 'latin1')).toContain('--aio=threads');
-    } finally {
-      process.env.PATH = realPath;
-    }
+    });
   });
 });
+
+/** Puts a script where qemu-nbd is looked for; it finds the real one with REAL_PATH. */
+async function insteadOfQemuNBD(script: string[], work: () => Promise<void>): Promise<void> {
+  const realPath = process.env.PATH;
+  await writeFile(bench.path('qemu-nbd'), `${script.join('\n')}\n`, { mode: 0o755 });
+  Object.assign(process.env, { REAL_PATH: realPath, PATH: `${bench.directory}:${realPath}` });
+  try {
+    await work();
+  } finally {
+    process.env.PATH = realPath;
+  }
+}
 
 describe('an image', () => {
   test('is never overwritten, also when two are made at once', async () => {
