@@ -158,10 +158,11 @@ async function requireFreePorts({ postgresPort, temporalPort, uiPort }: DevOptio
   }
 }
 
-/** For `. FILE` in a shell. Holds the database's password. */
+/** For `. FILE` in a shell: also forgets keys that are meant for another Temporal server. Holds the database's password. */
 async function writeEnvFile(path: string, settings: Readonly<Record<string, string>>): Promise<void> {
   const lines = Object.entries(settings).map(([name, value]) => `export ${name}=${shellQuote(value)}\n`);
-  await writeFile(path, lines.join(''), { mode: 0o600 });
+  const forget = 'unset TEMPORAL_PROFILE TEMPORAL_API_KEY TEMPORAL_TLS\n';
+  await writeFile(path, forget + lines.join(''), { mode: 0o600 });
   await chmod(path, 0o600); // of a file that was there before
 }
 
