@@ -42,7 +42,7 @@ export async function virsh(...args: string[]): Promise<string> {
 export async function defineBiosDomain(disks: BiosDisk[], extraXml = ''): Promise<BiosDomain> {
   const directory = await mkdtemp(join(tmpdir(), 'backupvm-libvirt-'));
   await chmod(directory, 0o755);
-  const name = `backupvm-test-${randomUUID().slice(0, 8)}`;
+  const name = `backupvm-test ${randomUUID().slice(0, 8)} it's <1> & "ü"`; // names are people's, so every test has a bad one
   const vmId = randomUUID();
   const scratchDir = join(directory, 'scratch');
   const imageOf = (key: string) => join(directory, `${key}.img`);
@@ -117,7 +117,7 @@ function diskXml({ key, target, format }: BiosDisk, file: string): string {
 
 /** Type `qemu` is emulation, which works everywhere. */
 function domainXml(name: string, vmId: string, disks: string): string {
-  return `<domain type='qemu'><name>${name}</name><uuid>${vmId}</uuid>
+  return `<domain type='qemu'><name>${name.replaceAll('&', '&amp;').replaceAll('<', '&lt;')}</name><uuid>${vmId}</uuid>
     <memory unit='MiB'>32</memory><vcpu>1</vcpu>
     <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>
     <devices>${disks}<controller type='usb' model='none'/><memballoon model='none'/></devices>

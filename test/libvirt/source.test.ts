@@ -49,6 +49,14 @@ const close = (snapshotId: string) => domain.source.closeSnapshot(domain.vmId, s
 const checkpoints = async () => (await virsh('checkpoint-list', domain.vmId, '--name')).trim();
 const scratch = () => readdir(domain.scratchDir);
 
+async function qemuPid(vmId: string): Promise<number> {
+  for (const pid of (await readdir('/proc')).map(Number).filter(Boolean)) {
+    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    if (words[0]?.includes('qemu-system') && words[words.indexOf('-uuid') + 1] === vmId) return pid;
+  }
+  throw new Error(`no QEMU runs VM ${vmId}`);
+}
+
 async function poll(condition: () => Promise<boolean>, whatFor: string): Promise<void> {
   const deadline = Date.now() + 30_000; // the machine may be busy with other guests
   while (!(await condition())) if (Date.now() > deadline) throw new Error(`waited 30 s in vain: ${whatFor}`);
@@ -210,8 +218,7 @@ describe('after a crash', () => {
 
   test('of QEMU, the bases are lost, their records can be dropped, and the next base is good', async () => {
     const base = await makeBase({ one: null, two: null });
-    const pid = Number(await readFile(`/run/libvirt/qemu/${domain.name}.pid`, 'utf8'));
-    process.kill(pid, 'SIGKILL');
+    process.kill(await qemuPid(domain.vmId), 'SIGKILL');
     await poll(async () => (await virsh('domstate', domain.vmId)).startsWith('shut off'), 'the VM to be shut off');
     await virsh('start', domain.vmId);
     const snapshotId = randomUUID();

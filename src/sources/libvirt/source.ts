@@ -45,8 +45,11 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
     async closeSnapshot(vmId, snapshotId, signal): Promise<void> {
       const call = { uri, signal };
       const directory = jobDirectory(scratchDir, snapshotId);
-      await thaw(uri, vmId, directory);
-      await endBackupJob(call, vmId, directory);
+      try {
+        await thaw(uri, vmId, directory);
+      } finally {
+        await endBackupJob(call, vmId, directory); // also where the guest cannot be thawed: its scratch files would grow meanwhile
+      }
       // The directory goes last: while it is there, a VM that is paused by an I/O error may be so because of us.
       if (!(await exists(directory.root))) return;
       const state = await findState(call, vmId);
