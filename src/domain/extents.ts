@@ -36,6 +36,20 @@ export function totalBytes(extents: readonly Extent[]): number {
   return extents.reduce((sum, extent) => sum + extent.length, 0);
 }
 
+/** What lies in both lists. Both normalized, and so is the result. */
+export function intersectExtents(left: readonly Extent[], right: readonly Extent[]): Extent[] {
+  const common: Extent[] = [];
+  for (let i = 0, j = 0; i < left.length && j < right.length;) {
+    const [a, b] = [left[i] as Extent, right[j] as Extent];
+    const offset = Math.max(a.offset, b.offset);
+    const end = Math.min(a.offset + a.length, b.offset + b.length);
+    if (end > offset) common.push({ offset, length: end - offset });
+    if (a.offset + a.length < b.offset + b.length) i += 1;
+    else j += 1;
+  }
+  return common;
+}
+
 /** The first byte of `wanted` that lies in none of `present`, or undefined when all are covered. Both lists normalized. */
 export function firstUncovered(wanted: readonly Extent[], present: readonly Extent[]): number | undefined {
   let index = 0;
