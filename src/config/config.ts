@@ -79,8 +79,11 @@ function readDatabase(env: Environment, problems: string[]): DatabaseConfig {
   }
   try {
     const { protocol, host, pathname } = new URL(url);
-    if (!/^postgres(ql)?:$/.test(protocol))
-      problems.push(`DATABASE_URL: expected it to begin with postgres://, found ${protocol}//`);
+    if (!/^postgres(ql)?:\/\//i.test(url))
+      problems.push(`DATABASE_URL: expected it to begin with postgres://, found ${protocol}`);
+    // Otherwise a part of the password would count as host or path, and stand in messages.
+    else if (/^\w+:\/\/.*[/?#].*@/.test(url))
+      problems.push("DATABASE_URL: expected '/', '?', '#' and '@' in the password as %2F, %3F, %23 and %40");
     return { pool: { connectionString: url }, address: `${host}${pathname}` };
   } catch {
     problems.push('DATABASE_URL: expected postgres://USER:PASSWORD@HOST:PORT/DATABASE, found something that is no URL');

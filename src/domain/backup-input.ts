@@ -4,9 +4,8 @@ import { BackupError } from './errors.js';
 const name = (what: string) =>
   z
     .string(`expected ${what} as a string`)
-    .min(1, `expected ${what}, found an empty string`)
+    .min(1, `expected ${what}, not empty`)
     .max(200, `expected ${what} of at most 200 characters`)
-
     .refine((value) => !/\p{Cc}/u.test(value), `expected ${what} without control characters`);
 
 const choice = <T extends string>(values: readonly [T, ...T[]]) =>
@@ -20,7 +19,7 @@ const schema = z.strictObject(
     type: choice(['auto', 'full', 'incremental']).default('auto'),
     disks: z
       .array(name('the key or target of a disk'), 'expected a list of disk keys or targets')
-      .min(1, 'expected at least one disk, found an empty list; leave the field out to back up all disks')
+      .min(1, 'expected at least one disk, or no such field to back up all of them')
       .optional(),
     quiesce: choice(['auto', 'require', 'off']).default('auto'),
     onLostChangeId: choice(['full', 'fail']).default('full'),

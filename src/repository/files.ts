@@ -8,7 +8,7 @@ import { errorCodeOf } from './file-errors.js';
 /** The place of a path from our rows. @throws BackupError RepositoryUnusable when it would lead out of the repository */
 export function insideRepository(root: string, path: string): string {
   const found = normalize(path);
-  if (path === '' || isAbsolute(path) || found !== path || found.split('/').includes('..')) {
+  if (path === '.' || isAbsolute(path) || found !== path || found.split('/').includes('..')) {
     throw new BackupError(
       'RepositoryUnusable',
       `Expected a path within the repository ${root}, found '${path}'; the row has been tampered with`,
