@@ -1,23 +1,25 @@
 import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
 
-const nodeBuiltins = '^(node:|fs|path|os|child_process|crypto|net|http|timers)';
-const forbid = (files, regex, options = {}) => ({
-  files,
+const advice = 'This layer may not import that: see docs/architecture.md';
+const forbid = (layer, regex, options = {}) => ({
+  files: [`src/${layer}/**`],
   rules: {
-    '@typescript-eslint/no-restricted-imports': [
-      'error',
-      { patterns: [{ regex, message: 'This layer may not import that: see docs/architecture.md', ...options }] },
-    ],
+    '@typescript-eslint/no-restricted-imports': ['error', { patterns: [{ regex, message: advice, ...options }] }],
   },
 });
+/** Of our own modules those only; and, where `isBelowTemporal`, nothing of Temporal. */
+const layer = (name, ours, { isBelowTemporal = true } = {}) =>
+  forbid(name, `^(\\.\\./)+(?!\\.\\./|(${ours.join('|')}))${isBelowTemporal ? '|^@temporalio/' : ''}`);
 
 export default tseslint.config(
   { ignores: ['dist/', 'drizzle/', 'node_modules/', 'test/histories/'] },
   js.configs.recommended,
   ...tseslint.configs.recommendedTypeChecked,
   {
-    languageOptions: { parserOptions: { projectService: { allowDefaultProject: ['*.js', 'bin/*.js', 'scripts/*.mjs'] } } },
+    languageOptions: {
+      parserOptions: { projectService: { allowDefaultProject: ['*.js', 'bin/*.js', 'scripts/*.mjs'] } },
+    },
     rules: {
       '@typescript-eslint/no-floating-promises': 'error',
       '@typescript-eslint/consistent-type-imports': 'error',
@@ -38,14 +40,29 @@ export default tseslint.config(
     rules: { 'max-lines-per-function': 'off' },
   },
   { files: ['**/*.js', '**/*.mjs'], ...tseslint.configs.disableTypeChecked },
-  { files: ['**/*.js', '**/*.mjs'], languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } } },
+  {
+    files: ['**/*.js', '**/*.mjs'],
+    languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } },
+  },
 
-  // The layers (docs/architecture.md).
-  forbid(['src/workflows/**'], `${nodeBuiltins}|/(activities|db|sources|repository|qemu|nbd|config|cli|embedded)/`, {
-    allowTypeImports: true,
+  // The layers (docs/architecture.md). Workflows run in Temporal's sandbox, so that they may not touch anything else.
+  forbid('workflows', '^(?!\\./|\\.\\./domain/|@temporalio/(workflow|common)$)', { allowTypeImports: true }),
+  forbid('domain', '^(?!\\./\\w|zod$)'),
+  layer('activities', ['domain/', 'db/', 'sources/', 'repository/', 'qemu/', 'nbd/', 'process/'], {
+    isBelowTemporal: false,
   }),
-  forbid(['src/domain/**'], '^\\.\\./'),
-  forbid(['src/activities/**'], '/(workflows|cli|config|embedded)/|worker\\.js$'),
-  forbid(['src/{sources,repository}/**'], '@temporalio/|^\\.\\.(/\\.\\.)*/(workflows|activities|cli|config|db|embedded)/'),
-  forbid(['src/{db,qemu,nbd}/**'], '@temporalio/|^\\.\\./(workflows|activities|cli|config|sources|repository|embedded)/'),
+  layer('sources', ['source\\.js', 'domain/', 'qemu/', 'nbd/', 'process/']),
+  layer('repository', ['domain/', 'qemu/', 'nbd/', 'process/']),
+  layer('qemu', ['domain/', 'nbd/', 'process/']),
+  layer('nbd', ['domain/', 'process/']),
+  layer('process', ['domain/']),
+  layer('db', ['domain/']),
+  layer('config', ['domain/'], { isBelowTemporal: false }),
+  layer('embedded', ['domain/', 'process/'], { isBelowTemporal: false }),
+  {
+    // Programs run by src/process; a server that outlives its caller, by src/embedded.
+    files: ['src/**'],
+    ignores: ['src/process/**', 'src/embedded/**'],
+    rules: { 'no-restricted-imports': ['error', { paths: ['execa', 'child_process', 'node:child_process'] }] },
+  },
 );
