@@ -1,6 +1,5 @@
 import { Connection, type Client } from '@temporalio/client';
 import { readConfig, type Config } from '../config/config.js';
-import { connectClient } from '../config/temporal.js';
 import { describeDatabaseFailure, openDatabase, type Database } from '../db/database.js';
 import { requireMigrated } from '../db/migrate.js';
 import type { Terminal } from './terminal.js';
@@ -36,6 +35,7 @@ export interface Temporal {
  * @throws BackupError TemporalUnreachable, or what `use` throws
  */
 export async function withTemporal<T>(use: (temporal: Temporal) => Promise<T>): Promise<T> {
+  const { connectClient } = await import('../config/temporal.js'); // loads the SDK's native core, which others do without
   const temporal = await connectClient();
   try {
     const { client, namespace } = temporal;

@@ -9,7 +9,7 @@ import type { BackupView, DiskView } from './watch-backup.js';
 export interface ProgressDisplay {
   show: (view: BackupView) => void;
   /** `left`: nobody watches any more, the backup goes on. */
-  end: (how: 'complete' | 'failed' | 'left') => Promise<void>;
+  end: (how: End) => Promise<void>;
 }
 
 /** Live lines on a terminal, plain lines elsewhere, nothing with `--json`. */
@@ -55,15 +55,23 @@ function createPlainDisplay({ stdout }: Terminal, title: string): ProgressDispla
 }
 
 type End = 'complete' | 'failed' | 'left';
-type Events = EventEmitter<{ view: [BackupView]; end: [End] }>;
+
+interface LiveBackup {
+  views: EventEmitter<{ view: [BackupView] }>;
+  /** A promise and not an event: listr2 starts a disk's task some time after the view that named the disk. */
+  ended: Promise<End>;
+}
 
 function createLiveDisplay({ stdout, stderr }: Terminal, title: string): ProgressDisplay {
-  const events: Events = new EventEmitter();
-  events.setMaxListeners(0); // one per disk
+  const views: LiveBackup['views'] = new EventEmitter();
+  views.setMaxListeners(0); // one per disk
+  let resolveEnded: (how: End) => void = () => undefined;
+  const ended = new Promise<End>((resolve) => (resolveEnded = resolve));
   const streams = new ProcessOutput(stdout as NodeJS.WriteStream, stderr as NodeJS.WriteStream);
-  const list = new Listr([createRootTask(title, events)], {
+  const list = new Listr([createRootTask(title, { views, ended })], {
     concurrent: true,
     exitOnError: false,
+    forceTTY: true, // asked of our own stream above
     registerSignalListeners: false, // listr2 would end the program at Ctrl-C
     rendererOptions: {
       logger: new ListrLogger({ processOutput: streams }),
@@ -75,48 +83,44 @@ function createLiveDisplay({ stdout, stderr }: Terminal, title: string): Progres
   });
   const rendered = list.run();
   return {
-    show: (view) => void events.emit('view', view),
+    show: (view) => void views.emit('view', view),
     async end(how) {
-      events.emit('end', how);
+      resolveEnded(how);
       await rendered;
     },
   };
 }
 
 /** Shows the step, and once the disks are planned a task for each of them. */
-function createRootTask(title: string, events: Events): ListrTask {
+function createRootTask(title: string, { views, ended }: LiveBackup): ListrTask {
   return {
     title,
     task: async (_context, task) => {
-      events.on('view', ({ step, notice }) => (task.title = [title, notice ?? step].filter(Boolean).join(': ')));
-      const first = await firstPlan(events);
+      views.on('view', ({ step, notice }) => (task.title = [title, notice ?? step].filter(Boolean).join(': ')));
+      const planned = new Promise<BackupView>((resolve) => {
+        views.on('view', (view) => {
+          if (view.disks.length > 0) resolve(view);
+        });
+      });
+      const first = await Promise.race([planned, ended]);
       if (typeof first === 'string') return finish(first);
       return task.newListr(
-        first.disks.map((disk) => createDiskTask(disk, events)),
+        first.disks.map((disk) => createDiskTask(disk, { views, ended })),
         { concurrent: true, exitOnError: false },
       );
     },
   };
 }
 
-async function firstPlan(events: Events): Promise<BackupView | End> {
-  return new Promise((resolve) => {
-    events.once('end', resolve);
-    events.on('view', (view) => {
-      if (view.disks.length > 0) resolve(view);
-    });
-  });
-}
-
-function createDiskTask(disk: DiskView, events: Events): ListrTask {
+function createDiskTask(disk: DiskView, { views, ended }: LiveBackup): ListrTask {
   return {
     title: diskLine(disk),
     task: async (_context, task) => {
-      events.on('view', ({ disks }) => {
+      views.on('view', ({ disks }) => {
         const current = disks.find(({ key }) => key === disk.key);
         if (current) task.title = diskLine(current);
       });
-      const how = await new Promise<End>((resolve) => events.once('end', resolve));
+      const how = await ended;
       if (how === 'left') task.skip();
       else finish(how);
     },

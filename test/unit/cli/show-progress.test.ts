@@ -45,3 +45,19 @@ test('with --json no progress is printed', async () => {
   await display.end('complete');
   expect(written).toEqual({ stdout: '', stderr: '' });
 });
+
+test.each(['complete', 'failed', 'left'] as const)(
+  'live lines end when the backup does, however soon: %s',
+  async (how) => {
+    for (const disks of [[], [disk({ phase: 'copying', doneBytes: 100 * MiB })]]) {
+      const { terminal, written } = recordTerminal({});
+      Object.assign(terminal.stdout, { isTTY: true, columns: 120 });
+      const display = createProgressDisplay(terminal, {}, 'Backup of VM web01');
+      await new Promise(setImmediate); // the root task has started
+      display.show({ step: 'copying', notice: null, disks });
+      await display.end(how);
+      expect(written.stdout).toContain('Backup of VM web01');
+      if (disks.length > 0) expect(written.stdout).toContain('copying  25 %, 100.0 MiB of');
+    }
+  },
+);
