@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
+import { symlink, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import type { Extent } from '../../src/domain/extents.js';
 import { copyExtents, copyFull, type CopyRequest } from '../../src/nbd/nbdcopy.js';
@@ -74,6 +74,23 @@ describe('the copy', () => {
     const onProgress = (fraction: number) => void fractions.push(fraction);
     await copyExtents({ ...unreachable, extents: [], extentListFile: '/none', onProgress });
     expect(fractions).toEqual([1]);
+  });
+
+  test('without nbdcopy on PATH names the package to install', async () => {
+    const realPath = process.env.PATH;
+    await symlink('/usr/bin/setpriv', bench.path('setpriv')); // this one is part of every Debian
+    process.env.PATH = bench.directory;
+    try {
+      const copying = copyFull(
+        silently({ sourceUri: 'nbd+unix:///?socket=/none', targetUri: 'nbd+unix:///?socket=/none' }),
+      );
+      await expect(copying).rejects.toMatchObject({
+        code: 'ToolMissing',
+        message: expect.stringContaining('libnbd-bin') as string,
+      });
+    } finally {
+      process.env.PATH = realPath;
+    }
   });
 
   test('tells its progress, rising to 1', async () => {
