@@ -4,7 +4,7 @@ import { BackupError } from './errors.js';
 const name = (what: string) =>
   z
     .string(`expected ${what} as a string`)
-    .min(1, `expected ${what}, not empty`)
+    .min(1, `expected ${what}, not an empty string`)
     .max(200, `expected ${what} of at most 200 characters`)
     .refine((value) => !/\p{Cc}/u.test(value), `expected ${what} without control characters`);
 

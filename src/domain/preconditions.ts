@@ -2,6 +2,15 @@ import { BackupError } from './errors.js';
 import { formatBytes } from './format-bytes.js';
 import { planReasons, type DiskPlan } from './plan.js';
 
+/** @throws BackupError VMNotRunning when the VM is shut off: before anything is made, and before its disks are looked at */
+export function requireRunning(vm: { name: string; state: string }): void {
+  if (vm.state !== 'shut off') return; // what other states allow, the hypervisor says
+  throw new BackupError(
+    'VMNotRunning',
+    `Expected VM '${vm.name}' running or paused, found it shut off; start it, or start it paused to keep its guest from running, and back it up again`,
+  );
+}
+
 /** @throws BackupError NoParent when only incrementals were asked for, and no disk has anything to start from */
 export function requireParent(
   vm: string,

@@ -3,7 +3,7 @@ import type { Targets } from '../activities/jobs.js';
 import { parseBackupVMInput, type BackupVMInput, type BackupVMRequest } from '../domain/backup-input.js';
 import { chooseDisks } from '../domain/choose-disks.js';
 import { planDisk, type DiskPlan } from '../domain/plan.js';
-import { requireParent, requireRepositorySpace } from '../domain/preconditions.js';
+import { requireParent, requireRepositorySpace, requireRunning } from '../domain/preconditions.js';
 import type { BackupVMDiskResult, BackupVMResult } from '../domain/result.js';
 import { copyDisks, type CopiedDisk } from './copy-disks.js';
 import { closingFailure, messageOf } from './failures.js';
@@ -43,6 +43,7 @@ async function planBackup(targets: Targets, input: BackupVMInput, report: Report
   const { host, hypervisorId, repositoryId } = targets;
   report.step(`asking host ${host} about the VM and the repository`);
   const { vm, freeBytes, ports } = await probeSteps(host).probeHost({ hypervisorId, repositoryId, vm: input.vm });
+  requireRunning(vm);
   const chosen = chooseDisks(vm, input.disks);
   const { vmId, name: vmName } = vm;
   const { contextId, facts, heads } = await jobSteps.lookUpContext({ hypervisorId, repositoryId, vmId, vmName });

@@ -43,17 +43,20 @@ describe('parseBackupVMInput', () => {
     [{}, 'vm: expected the name of a VM as a string, found nothing'],
     [{ vm: 7 }, 'vm: expected the name of a VM as a string, found 7'],
     [{ vm: null }, 'vm: expected the name of a VM as a string, found null'],
-    [{ vm: '' }, 'vm: expected the name of a VM, not empty, found ""'],
+    [{ vm: '' }, 'vm: expected the name of a VM, not an empty string, found ""'],
     [{ vm: 'a\nb' }, 'vm: expected the name of a VM without control characters, found "a\\nb"'],
     [{ vm: 'x'.repeat(201) }, `vm: expected the name of a VM of at most 200 characters, found "${'x'.repeat(79)}…`],
-    [{ vm: 'a', hypervisor: '' }, 'hypervisor: expected the name of a registered hypervisor, not empty, found ""'],
+    [
+      { vm: 'a', hypervisor: '' },
+      'hypervisor: expected the name of a registered hypervisor, not an empty string, found ""',
+    ],
     [{ vm: 'a', repository: 1 }, 'repository: expected the name of a registered repository as a string, found 1'],
     [{ vm: 'a', type: 'diff' }, `type: expected one of 'auto', 'full', 'incremental', found "diff"`],
     [{ vm: 'a', quiesce: true }, `quiesce: expected one of 'auto', 'require', 'off', found true`],
     [{ vm: 'a', onLostChangeId: 'stop' }, `onLostChangeId: expected one of 'full', 'fail', found "stop"`],
     [{ vm: 'a', disks: 'vda' }, 'disks: expected a list of disk keys or targets, found "vda"'],
     [{ vm: 'a', disks: [] }, 'disks: expected at least one disk, or no such field to back up all of them, found []'],
-    [{ vm: 'a', disks: ['vda', ''] }, 'disks.1: expected the key or target of a disk, not empty, found ""'],
+    [{ vm: 'a', disks: ['vda', ''] }, 'disks.1: expected the key or target of a disk, not an empty string, found ""'],
     [{ vm: 'a', maxParallelDisks: '4' }, 'maxParallelDisks: expected a number, found "4"'],
     [{ vm: 'a', maxParallelDisks: 1.5 }, 'maxParallelDisks: expected a whole number, found 1.5'],
     [{ vm: 'a', maxParallelDisks: 0 }, 'maxParallelDisks: expected 1 to 64, found 0'],
@@ -72,7 +75,7 @@ describe('parseBackupVMInput', () => {
         message:
           'Bad input of BackupVM: ' +
           [
-            'vm: expected the name of a VM, not empty, found ""',
+            'vm: expected the name of a VM, not an empty string, found ""',
             `type: expected one of 'auto', 'full', 'incremental', found "x"`,
             'disks: expected at least one disk, or no such field to back up all of them, found []',
             `unknown field 'retention' (${known})`,

@@ -1,6 +1,12 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { firstUncovered, normalizeExtents, totalBytes, type Extent } from '../../../src/domain/extents.js';
+import {
+  firstUncovered,
+  intersectExtents,
+  normalizeExtents,
+  totalBytes,
+  type Extent,
+} from '../../../src/domain/extents.js';
 
 const sizeBytes = 64;
 const extent = fc
@@ -120,4 +126,17 @@ describe('firstUncovered', () => {
     expect(firstUncovered([], [])).toBeUndefined();
     expect(firstUncovered([{ offset: 0, length: 1 }], [])).toBe(0);
   });
+});
+
+test('intersectExtents is what lies in both lists', () => {
+  fc.assert(
+    fc.property(extents, extents, (a, b) => {
+      const [left, right] = [normalizeExtents(a, sizeBytes), normalizeExtents(b, sizeBytes)];
+      const common = intersectExtents(left, right);
+      const [leftBits, rightBits] = [bitmapOf(left), bitmapOf(right)];
+      expect(bitmapOf(common)).toEqual(leftBits.map((bit, index) => bit && rightBits[index]));
+      expect(totalBytes(common)).toBe(bitmapOf(common).filter(Boolean).length); // nothing twice, so that sums are right
+    }),
+    { seed: 3, numRuns: 300 },
+  );
 });

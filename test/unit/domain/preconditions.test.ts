@@ -1,11 +1,27 @@
 import { describe, expect, test } from 'vitest';
 import type { DiskPlan, PlanReason } from '../../../src/domain/plan.js';
-import { requireParent, requireRepositorySpace } from '../../../src/domain/preconditions.js';
+import { requireParent, requireRepositorySpace, requireRunning } from '../../../src/domain/preconditions.js';
 
 function plan(key: string, reason: PlanReason): DiskPlan {
   const type = reason === 'parent_good' ? 'incremental' : 'full';
   return { key, target: key, sizeBytes: 1, type, reason, parentId: null, baseChangeId: null };
 }
+
+describe('requireRunning', () => {
+  test.each(['running', 'paused', 'other'])('leaves a VM that is %s to the hypervisor', (state) => {
+    expect(() => requireRunning({ name: 'web01', state })).not.toThrow();
+  });
+
+  test('refuses a VM that is shut off, and says what to do', () => {
+    expect(() => requireRunning({ name: 'web01', state: 'shut off' })).toThrow(
+      expect.objectContaining({
+        code: 'VMNotRunning',
+        message:
+          "Expected VM 'web01' running or paused, found it shut off; start it, or start it paused to keep its guest from running, and back it up again",
+      }) as Error,
+    );
+  });
+});
 
 describe('requireParent', () => {
   const fulls = [plan('vda', 'first_backup'), plan('vdb', 'disk_grown')];
