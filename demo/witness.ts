@@ -15,7 +15,7 @@ const copyTimeoutMs = 300_000; // a few hundred MiB, on a machine that may be bu
  * from the first until the second is open, and runs again while the backup copies.
  */
 export async function witnessed(
-  guest: Guest,
+  guest: Pick<Guest, 'name'>,
   disks: readonly { target: string; image: string }[],
   directory: string,
   backup: () => Promise<void>,

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemUri } from '../../demo/libvirtd.js';
 import { runOrThrow } from '../../src/process/run.js';
-import { createLibvirtSource } from '../../src/sources/libvirt/source.js';
+import { createLibvirtSource } from '../../src/sources/libvirt/libvirt-source.js';
 import type { Source } from '../../src/sources/source.js';
 import type { SourceFixture } from '../contract/source-fixture.js';
 
@@ -38,11 +38,13 @@ export async function virsh(...args: string[]): Promise<string> {
   return (await runOrThrow('virsh', ['-q', '-c', systemUri, ...args], { timeoutMs: 60_000 })).stdout;
 }
 
+// Names are people's, so every test has a bad one.
+const badName = () => `backupvm-test ${randomUUID().slice(0, 8)} it's <1> & "ü"`;
+
 /** Defines one, without starting it. `extraXml` holds `<disk>` elements that are not plain disks. */
-export async function defineBiosDomain(disks: BiosDisk[], extraXml = ''): Promise<BiosDomain> {
+export async function defineBiosDomain(disks: BiosDisk[], extraXml = '', name = badName()): Promise<BiosDomain> {
   const directory = await mkdtemp(join(tmpdir(), 'backupvm-libvirt-'));
   await chmod(directory, 0o755);
-  const name = `backupvm-test ${randomUUID().slice(0, 8)} it's <1> & "ü"`; // names are people's, so every test has a bad one
   const vmId = randomUUID();
   const scratchDir = join(directory, 'scratch');
   const imageOf = (key: string) => join(directory, `${key}.img`);
@@ -79,8 +81,8 @@ export async function defineBiosDomain(disks: BiosDisk[], extraXml = ''): Promis
 }
 
 /** Defines and starts one. */
-export async function startBiosDomain(disks: BiosDisk[]): Promise<BiosDomain> {
-  const domain = await defineBiosDomain(disks);
+export async function startBiosDomain(disks: BiosDisk[], extraXml = '', name = badName()): Promise<BiosDomain> {
+  const domain = await defineBiosDomain(disks, extraXml, name);
   try {
     await virsh('start', domain.vmId);
     return domain;
@@ -88,6 +90,15 @@ export async function startBiosDomain(disks: BiosDisk[]): Promise<BiosDomain> {
     await domain.dispose();
     throw error;
   }
+}
+
+/** The process that is this VM. */
+export async function qemuPid(vmId: string): Promise<number> {
+  for (const pid of (await readdir('/proc')).map(Number).filter(Boolean)) {
+    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    if (words[0]?.includes('qemu-system') && words[words.indexOf('-uuid') + 1] === vmId) return pid;
+  }
+  throw new Error(`no QEMU runs VM ${vmId}`);
 }
 
 /** The fixture for the suite that all connectors run. */

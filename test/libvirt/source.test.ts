@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { restartLibvirtd, systemUri } from '../../demo/libvirtd.js';
 import { runOrThrow } from '../../src/process/run.js';
-import { createLibvirtSource } from '../../src/sources/libvirt/source.js';
+import { createLibvirtSource } from '../../src/sources/libvirt/libvirt-source.js';
 import { changeIdOf, type OpenSnapshot, type SnapshotDisk } from '../../src/sources/source.js';
 import { readExport } from '../contract/source-fixture.js';
-import { defineBiosDomain, startBiosDomain, virsh, type BiosDisk, type BiosDomain } from './bios-domain.js';
+import { defineBiosDomain, qemuPid, startBiosDomain, virsh, type BiosDisk, type BiosDomain } from './bios-domain.js';
 
 const signal = new AbortController().signal;
 const MiB = 1024 * 1024;
@@ -48,14 +48,6 @@ const bases = (snapshot: OpenSnapshot) => snapshot.disks.map((disk) => [disk.key
 const close = (snapshotId: string) => domain.source.closeSnapshot(domain.vmId, snapshotId, signal);
 const checkpoints = async () => (await virsh('checkpoint-list', domain.vmId, '--name')).trim();
 const scratch = () => readdir(domain.scratchDir);
-
-async function qemuPid(vmId: string): Promise<number> {
-  for (const pid of (await readdir('/proc')).map(Number).filter(Boolean)) {
-    const words = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
-    if (words[0]?.includes('qemu-system') && words[words.indexOf('-uuid') + 1] === vmId) return pid;
-  }
-  throw new Error(`no QEMU runs VM ${vmId}`);
-}
 
 async function poll(condition: () => Promise<boolean>, whatFor: string): Promise<void> {
   const deadline = Date.now() + 30_000; // the machine may be busy with other guests

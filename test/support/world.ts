@@ -6,6 +6,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { NativeConnection, type Worker } from '@temporalio/worker';
 import { inject } from 'vitest';
+import { systemUri } from '../../demo/libvirtd.js';
 import type { Config } from '../../src/config/config.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
 import { addRepository } from '../../src/db/repositories.js';
@@ -27,7 +28,7 @@ export interface World {
   client: Client;
   namespace: string;
   repository: { id: string; path: string };
-  /** Starts a VM without guest on the world's hypervisor; it stops with the world. */
+  /** Starts a VM without guest on the world's QMP hypervisor; it stops with the world. */
   startVM: (
     name: string,
     disks: { key: string; sizeBytes: number; format?: 'qcow2' | 'raw' }[],
@@ -38,6 +39,8 @@ export interface World {
 }
 
 export interface WorldOptions {
+  /** What its one hypervisor is: a folder of QMP sockets, or the system's libvirt. */
+  hypervisor?: 'qmp' | 'libvirt';
   /** How many ports its host may lease. */
   ports?: number;
   /** Without, the server does not know our search attributes. */
@@ -56,7 +59,9 @@ export async function createWorld(purpose: string, options: WorldOptions = {}): 
   await addRepository(database.db, { id, name: 'store', host: config.host, path: repositoryPath });
   const machines = join(directory, 'machines');
   await mkdir(machines);
-  await addHypervisor(database.db, { name: 'lab', kind: 'qmp', uri: `qmp://${machines}`, host: config.host });
+  const kind = options.hypervisor ?? 'qmp';
+  const uri = kind === 'qmp' ? `qmp://${machines}` : systemUri;
+  await addHypervisor(database.db, { name: 'lab', kind, uri, host: config.host });
 
   const clientConnection = await Connection.connect({ address: inject('temporalAddress') });
   const client = new Client({ connection: clientConnection, namespace });
