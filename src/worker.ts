@@ -1,11 +1,11 @@
 import { fileURLToPath } from 'node:url';
-import { Worker, type NativeConnection, type WorkerOptions } from '@temporalio/worker';
+import { NativeConnection, Worker, type WorkerOptions } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createCleanUpActivities } from './activities/clean-up.js';
-import type { HostDependencies } from './activities/dependencies.js';
 import { createExportActivities } from './activities/exports.js';
 import { createJobActivities } from './activities/jobs.js';
 import { createProbeActivities } from './activities/probe.js';
+import { createReconcileActivities, reconcileBeforeStart, type ReconcileDependencies } from './activities/reconcile.js';
 import { createSealActivities } from './activities/seal.js';
 import { createSnapshotActivities } from './activities/snapshots.js';
 import { createTransferActivities } from './activities/transfers.js';
@@ -17,7 +17,8 @@ import { requireMigrated } from './db/migrate.js';
 import { startLog } from './log.js';
 import { requireTools } from './process/tools.js';
 import { createSource } from './sources/connect.js';
-import { controlQueue, copyQueue, mainQueue, searchAttributes } from './workflows/messages.js';
+import { describeRun, knowsSearchAttributes } from './temporal-server.js';
+import { controlQueue, copyQueue, mainQueue } from './workflows/messages.js';
 
 /** `workflows`: the procedure and the database steps, on any machine. `host`: copies and short steps of this machine. */
 export type WorkerRole = 'workflows' | 'host';
@@ -43,9 +44,20 @@ export async function runWorker(
     await requireMigrated(database.pool).catch((error: unknown) => {
       throw describeDatabaseFailure(error, config.database.address) ?? error;
     });
-    const { connection, namespace } = await connectWorker();
+    const { connection, namespace } = await connectWorker((options) => NativeConnection.connect(options));
     try {
-      const workers = await createWorkers(config, { db: database.db, connection, namespace, only });
+      const connections = { db: database.db, connection, namespace, only };
+      if (only !== 'workflows') {
+        await reconcileBeforeStart(hostDependencies(config, connections), signal, ({ jobId, vm, runState }, error) => {
+          if (error === undefined) log.info({ jobId, vm, runState }, 'cleaned up after a run that had ended');
+          else
+            log.warn(
+              { jobId, vm, runState, error: messageOf(error) },
+              'could not clean up yet; the reconcile schedule tries again',
+            );
+        });
+      }
+      const workers = await createWorkers(config, connections);
       await runUntil(workers, signal, log, config);
     } finally {
       await connection.close();
@@ -78,6 +90,10 @@ export interface WorkerConnections {
   only?: WorkerRole | undefined;
 }
 
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** Makes the workers of this process, without running them: one per task queue. */
 export async function createWorkers(
   config: Config,
@@ -102,14 +118,8 @@ export async function createWorkers(
     workers.push(await Worker.create({ ...common, ...workflowCode(), taskQueue: mainQueue, activities }));
   }
   if (only !== 'workflows') {
-    const { host, nbdPorts, runDir, scratchDir, copySlots } = config;
-    const dependencies: HostDependencies = {
-      db,
-      host,
-      nbdPorts,
-      runDir,
-      createSource: (hypervisor) => createSource(hypervisor, scratchDir),
-    };
+    const { host, copySlots } = config;
+    const dependencies = hostDependencies(config, { db, connection, namespace });
     workers.push(
       await Worker.create({
         ...common,
@@ -120,6 +130,7 @@ export async function createWorkers(
           ...createSnapshotActivities(dependencies),
           ...createExportActivities(dependencies),
           ...createCleanUpActivities(dependencies),
+          ...createReconcileActivities(dependencies),
         },
       }),
       await Worker.create({
@@ -133,19 +144,23 @@ export async function createWorkers(
   return workers;
 }
 
+function hostDependencies(
+  { host, nbdPorts, runDir, scratchDir }: Config,
+  { db, connection, namespace }: WorkerConnections,
+): ReconcileDependencies {
+  return {
+    db,
+    host,
+    nbdPorts,
+    runDir,
+    createSource: (hypervisor) => createSource(hypervisor, scratchDir),
+    describeRun: (workflowId, runId) => describeRun(connection, namespace, workflowId, runId),
+  };
+}
+
 /** The bundle that the build made; from source, the SDK bundles anew at each start. */
 function workflowCode(): Pick<WorkerOptions, 'workflowsPath' | 'workflowBundle'> {
   return import.meta.url.endsWith('.ts')
     ? { workflowsPath: fileURLToPath(new URL('./workflows/index.ts', import.meta.url)) }
     : { workflowBundle: { codePath: fileURLToPath(new URL('./workflow-bundle.js', import.meta.url)) } };
-}
-
-/** Whether the server would accept our search attributes. In doubt it would not: then backups run without. */
-async function knowsSearchAttributes(connection: NativeConnection, namespace: string): Promise<boolean> {
-  try {
-    const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
-    return Object.values(searchAttributes).every(({ name }) => name in customAttributes);
-  } catch {
-    return false; // no right to ask (Temporal Cloud), or the operator service is switched off
-  }
 }

@@ -7,8 +7,9 @@ import { BackupError } from '../domain/errors.js';
 import { attemptFilePath } from '../domain/names.js';
 import { planReasons, type BackupType, type PlanReason } from '../domain/plan.js';
 import { copyConnections } from '../nbd/nbdcopy.js';
+import { stopProcess } from '../process/identity.js';
 import { createImage } from '../qemu/qemu-img.js';
-import { startExport } from '../qemu/qemu-nbd.js';
+import { exportStopTimeouts, startExport } from '../qemu/qemu-nbd.js';
 import { fileFacts, insideRepository, makeFolder, removeFile } from '../repository/files.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
@@ -72,17 +73,24 @@ export function createExportActivities({ db, host, runDir }: HostDependencies) {
 
         const attemptPath = attemptFilePath(disk.path, job.id, input.attempt);
         const file = insideRepository(root, attemptPath);
-        await recordAttempt(db, disk.id, attemptPath, lease.port);
+        if (!(await recordAttempt(db, disk.id, { attemptPath, nbdPort: lease.port }))) throw tooLate(job.id);
         await makeFolder(root, attemptPath);
         const parentName = disk.parentId === null ? undefined : basename((await getDisk(db, disk.parentId)).path);
         await createImage({ file, sizeBytes: disk.sizeBytes, parentName, signal });
 
         const pidFile = join(runDir, 'exports', `${disk.id}.pid`);
         await mkdir(join(runDir, 'exports'), { recursive: true });
-        await recordPidFile(db, disk.id, pidFile);
+        if (!(await recordPidFile(db, disk.id, pidFile))) {
+          await removeFile(file);
+          throw tooLate(job.id);
+        }
         const { port, exportName } = lease;
         const process = await startExport({ file, port, exportName, pidFile, connections: copyConnections, signal });
-        await recordProcess(db, disk.id, process);
+        if (!(await recordProcess(db, disk.id, process))) {
+          await stopProcess(process, exportStopTimeouts); // clean-up has been here meanwhile, and did not know of it
+          await removeFile(file);
+          throw tooLate(job.id);
+        }
         return { type: disk.type, reason: disk.reason as PlanReason };
       });
     },
@@ -96,6 +104,14 @@ export function createExportActivities({ db, host, runDir }: HostDependencies) {
       await releasePort(db, lease);
     },
   };
+}
+
+/** For an attempt that was taken for dead, and comes back after its job has been cleaned up. */
+function tooLate(jobId: string): BackupError {
+  return new BackupError(
+    'JobNotFound',
+    `Expected job ${jobId} running, found that it has ended; nothing was started for it`,
+  );
 }
 
 /** The disk's row as it will be copied: an incremental stays one only if every file that it needs is as it was sealed. */

@@ -1,5 +1,6 @@
-import { Connection, type Client } from '@temporalio/client';
+import type { Client, Connection } from '@temporalio/client';
 import { readConfig, type Config } from '../config/config.js';
+import { connectClient } from '../config/temporal.js';
 import { describeDatabaseFailure, openDatabase, type Database } from '../db/database.js';
 import { requireMigrated } from '../db/migrate.js';
 import type { Terminal } from './terminal.js';
@@ -35,14 +36,10 @@ export interface Temporal {
  * @throws BackupError TemporalUnreachable, or what `use` throws
  */
 export async function withTemporal<T>(use: (temporal: Temporal) => Promise<T>): Promise<T> {
-  const { connectClient } = await import('../config/temporal.js'); // loads the SDK's native core, which others do without
   const temporal = await connectClient();
   try {
-    const { client, namespace } = temporal;
-    const { connection } = client;
-    if (!(connection instanceof Connection)) throw new TypeError('Expected a client with a connection of its own');
-    return await use({ client, connection, namespace });
+    return await use(temporal);
   } finally {
-    await temporal.close();
+    await temporal.connection.close();
   }
 }

@@ -7,6 +7,7 @@ import { exitCodes, reportFailure } from './failure.js';
 import { addHypervisorCommands } from './hypervisor.js';
 import { addJobCommands } from './job.js';
 import { addPointCommands } from './point.js';
+import { addReconcileCommand } from './reconcile.js';
 import { addRepositoryCommands } from './repository.js';
 import { addSetupCommand } from './setup.js';
 import type { Terminal } from './terminal.js';
@@ -51,5 +52,6 @@ export function createProgram(terminal: Terminal): Command {
   addBackupCommand(program, terminal);
   addJobCommands(program, terminal);
   addPointCommands(program, terminal);
+  addReconcileCommand(program, terminal);
   return program;
 }

@@ -1,27 +1,43 @@
 import { Client, Connection } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
-import { NativeConnection } from '@temporalio/worker';
+import type { NativeConnection, NativeConnectionOptions } from '@temporalio/worker';
 import { BackupError } from '../domain/errors.js';
 
 // The connection's settings come from TEMPORAL_* and the profile file, exactly as for the `temporal` CLI.
 
-/** A client for commands. @throws BackupError TemporalUnreachable */
-export async function connectClient(): Promise<{ client: Client; namespace: string; close(): Promise<void> }> {
-  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
-  const connection = await orUnreachable(connectionOptions.address, () =>
-    Connection.connect({ ...connectionOptions, connectTimeout: '10s' }),
-  );
-  const client = new Client({ connection, namespace });
-  return { client, namespace, close: () => connection.close() };
+/** A client for commands. @throws BackupError TemporalUnreachable, InvalidConfiguration */
+export async function connectClient(): Promise<{ client: Client; connection: Connection; namespace: string }> {
+  const { connectionOptions, namespace = 'default' } = readSettings();
+  const options = { ...connectionOptions, connectTimeout: '10s' as const };
+  const connection = await orUnreachable(options.address, () => Connection.connect(options));
+  return { client: new Client({ connection, namespace }), connection, namespace };
 }
 
-/** A connection for workers. @throws BackupError TemporalUnreachable */
-export async function connectWorker(): Promise<{ connection: NativeConnection; namespace: string }> {
-  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
-  return {
-    connection: await orUnreachable(connectionOptions.address, () => NativeConnection.connect(connectionOptions)),
-    namespace,
-  };
+/**
+ * A connection for workers, made by `connect` of the worker package: it loads a native core, which commands do without.
+ * @throws BackupError TemporalUnreachable, InvalidConfiguration
+ */
+export async function connectWorker(
+  connect: (options: NativeConnectionOptions) => Promise<NativeConnection>,
+): Promise<{ connection: NativeConnection; namespace: string }> {
+  const { connectionOptions, namespace = 'default' } = readSettings();
+  const connection = await orUnreachable(connectionOptions.address, () => connect(connectionOptions));
+  return { connection, namespace };
+}
+
+function readSettings() {
+  try {
+    return loadClientConnectConfig();
+  } catch (error) {
+    const said = error instanceof Error ? error.message : String(error);
+    throw new BackupError(
+      'InvalidConfiguration',
+      `Expected TEMPORAL_* or a profile file that the Temporal CLI understands, found: ${said}`,
+      {
+        cause: error,
+      },
+    );
+  }
 }
 
 async function orUnreachable<T>(address: string | undefined, connect: () => Promise<T>): Promise<T> {

@@ -10,7 +10,7 @@ export type Queryable = Pick<Database, 'select' | 'selectDistinct' | 'insert' | 
 export interface OpenDatabase {
   db: Database;
   pool: pg.Pool;
-  close(): Promise<void>;
+  close: () => Promise<void>;
 }
 
 /** Makes a pool; connects at the first query. `onError` hears of idle connections that break. */

@@ -85,12 +85,29 @@ export async function replanAsFull(db: Queryable, id: string, reason: PlanReason
     .where(eq(backupDisks.id, id));
 }
 
-/** Says which file an attempt is about to make. The row stands before the file. */
-export async function recordAttempt(db: Queryable, id: string, attemptPath: string, nbdPort: number): Promise<void> {
-  await db
-    .update(backupDisks)
-    .set({ attemptPath, nbdPort, status: 'copying', startedAt: sql`coalesce(${backupDisks.startedAt}, now())` })
-    .where(eq(backupDisks.id, id));
+/**
+ * Says which file an attempt is about to make. The row stands before the file.
+ * @returns false when the job is not running any more: then a late attempt must not make it
+ */
+export async function recordAttempt(
+  db: Database,
+  id: string,
+  { attemptPath, nbdPort }: { attemptPath: string; nbdPort: number },
+): Promise<boolean> {
+  return db.transaction(async (tx) => {
+    const [job] = await tx
+      .select({ status: backupJobs.status })
+      .from(backupJobs)
+      .innerJoin(backupDisks, eq(backupDisks.jobId, backupJobs.id))
+      .where(eq(backupDisks.id, id))
+      .for('share', { of: backupJobs }); // whoever aborts the job waits until this row says what to remove
+    if (job?.status !== 'running') return false;
+    await tx
+      .update(backupDisks)
+      .set({ attemptPath, nbdPort, status: 'copying', startedAt: sql`coalesce(${backupDisks.startedAt}, now())` })
+      .where(eq(backupDisks.id, id));
+    return true;
+  });
 }
 
 /** Records that a disk's copy is whole; its change id counts from the seal on. Safe to repeat. */

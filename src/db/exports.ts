@@ -49,20 +49,24 @@ export async function listExports(db: Queryable, jobId: string): Promise<NbdExpo
   return db.select().from(nbdExports).where(eq(nbdExports.jobId, jobId)).orderBy(nbdExports.port);
 }
 
-/** Says where the pid will be found. The row says so before the process starts. */
-export async function recordPidFile(db: Queryable, diskId: string, pidFile: string): Promise<void> {
-  await db
+/** Says where the pid will be found. The row says so before the process starts. @returns whether the lease is still held */
+export async function recordPidFile(db: Queryable, diskId: string, pidFile: string): Promise<boolean> {
+  const none = { pid: null, startTime: null, bootId: null };
+  const { rowCount } = await db
     .update(nbdExports)
-    .set({ pidFile, pid: null, startTime: null, bootId: null })
+    .set({ pidFile, ...none })
     .where(eq(nbdExports.diskId, diskId));
+  return rowCount === 1;
 }
 
+/** Records the process behind a lease. @returns whether the lease is still held: if not, the process must not live on */
 export async function recordProcess(
   db: Queryable,
   diskId: string,
   process: { pid: number; startTime: string; bootId: string },
-): Promise<void> {
-  await db.update(nbdExports).set(process).where(eq(nbdExports.diskId, diskId));
+): Promise<boolean> {
+  const { rowCount } = await db.update(nbdExports).set(process).where(eq(nbdExports.diskId, diskId));
+  return rowCount === 1;
 }
 
 /** Gives a port back. Only for a lease whose process is known dead. Safe to repeat. */

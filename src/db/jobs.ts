@@ -1,7 +1,7 @@
-import { and, desc, eq, inArray, sql } from 'drizzle-orm';
+import { and, desc, eq, inArray, or, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
-import { backupDisks, backupJobs, repositories, vmBackupContexts } from './schema.js';
+import { backupDisks, backupJobs, nbdExports, repositories, vmBackupContexts } from './schema.js';
 
 export type Job = typeof backupJobs.$inferSelect;
 export type JobStatus = Job['status'];
@@ -142,6 +142,39 @@ export async function sealJob(db: Database, jobId: string, disks: readonly Seale
       .set({ status: 'complete', finishedAt: sql`now()` })
       .where(eq(backupJobs.id, jobId));
   });
+}
+
+export interface OpenJob {
+  id: string;
+  vm: string;
+  status: JobStatus;
+  workflowId: string;
+  runId: string;
+  /** Ports that the job still holds. */
+  ports: number[];
+}
+
+/** The jobs of a host that are not closed, or that still hold a port. */
+export async function listOpenJobs(db: Queryable, host: string): Promise<OpenJob[]> {
+  const ports = sql<
+    number[]
+  >`array(select ${nbdExports.port} from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id} order by 1)`;
+  const { id, status, workflowId, runId } = backupJobs;
+  return db
+    .select({ id, vm: vmBackupContexts.vmName, status, workflowId, runId, ports })
+    .from(backupJobs)
+    .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))
+    .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId))
+    .where(
+      and(
+        eq(repositories.host, host),
+        or(
+          inArray(backupJobs.status, ['running', 'aborting']),
+          sql`exists (select 1 from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id})`,
+        ),
+      ),
+    )
+    .orderBy(backupJobs.startedAt);
 }
 
 /** A job with the names that people know it by. */

@@ -3,9 +3,9 @@ import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { BackupError } from '../domain/errors.js';
 import { assertPortFree, freePort } from './port.js';
-import { assertSearchable, postgresAccount } from './postgresAccount.js';
-import { postgresBinaries } from './postgresBinaries.js';
-import { openCluster } from './postgresCluster.js';
+import { assertSearchable, postgresAccount } from './postgres-account.js';
+import { postgresBinaries } from './postgres-binaries.js';
+import { openCluster } from './postgres-cluster.js';
 import { logTail, startService, untilReady } from './service.js';
 
 export interface EmbeddedPostgresOptions {

@@ -1,5 +1,5 @@
 import type { Source } from './source.js';
-import { createLibvirtSource } from './libvirt/source.js';
+import { createLibvirtSource } from './libvirt/libvirt-source.js';
 import { createQMPSource } from './qmp/qmp-source.js';
 
 export interface SourceAddress {

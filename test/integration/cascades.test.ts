@@ -45,7 +45,7 @@ async function sealedPoint(db: Database, contextId: string, jobs: string[], pare
   } as const;
   const [disk] = await planDisks(db, job, [{ ...plan, path: `${job.id}.qcow2` }]);
   if (!disk) throw new Error('no disk');
-  await recordAttempt(db, disk.id, `${job.id}.partial`, 10_001);
+  await recordAttempt(db, disk.id, { attemptPath: `${job.id}.partial`, nbdPort: 10_001 });
   await recordCopied(db, disk.id, { changedBytes: 1, writtenBytes: 1 });
   await sealJob(db, job.id, [{ diskId: disk.id, checksum: 'sha256:00', fileBytes: 1, fileModifiedMs: 1 }]);
   jobs.push(job.id);

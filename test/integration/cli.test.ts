@@ -260,7 +260,7 @@ async function startJob(db: Database, contextId: string): Promise<string> {
 async function complete(db: Database, jobId: string, diskId: string, digit: string): Promise<void> {
   const warnings = ['the guest agent was slow'];
   await recordSnapshot(db, jobId, { consistency: 'filesystem', vmConfig: null, warnings });
-  await recordAttempt(db, diskId, 'vm/attempt', 10_809);
+  await recordAttempt(db, diskId, { attemptPath: 'vm/attempt', nbdPort: 10_809 });
   await recordCopied(db, diskId, { changedBytes: 65_536, writtenBytes: 65_536 });
   await sealJob(db, jobId, [
     { diskId, checksum: `sha256:${digit.repeat(64)}`, fileBytes: 65_536, fileModifiedMs: 1_700_000_000_000 },

@@ -13,7 +13,7 @@ import {
 } from '../../demo/guest.js';
 import { systemUri } from '../../demo/libvirtd.js';
 import { run, runOrThrow } from '../../src/process/run.js';
-import { createLibvirtSource } from '../../src/sources/libvirt/source.js';
+import { createLibvirtSource } from '../../src/sources/libvirt/libvirt-source.js';
 import { changeIdOf, type Source } from '../../src/sources/source.js';
 
 const signal = new AbortController().signal;

@@ -83,7 +83,7 @@ describe('a layer may import', () => {
     ['src/activities/a.ts', 'node:fs/promises'],
     ['src/db/a.ts', 'drizzle-orm'],
     ['src/db/a.ts', '../domain/names.js'],
-    ['src/sources/connect.ts', './libvirt/source.js'],
+    ['src/sources/connect.ts', './libvirt/libvirt-source.js'],
     ['src/sources/libvirt/a.ts', '../source.js'],
     ['src/sources/libvirt/a.ts', '../../domain/errors.js'],
     ['src/sources/libvirt/a.ts', '../../process/run.js'],

@@ -2,7 +2,7 @@ import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test as base } from 'vitest';
-import { assertSearchable } from '../../../src/embedded/postgresAccount.js';
+import { assertSearchable } from '../../../src/embedded/postgres-account.js';
 
 const test = base.extend<{ root: string }>({
   root: async ({ task }, use) => {

@@ -1,0 +1,49 @@
+import type { NativeConnection } from '@temporalio/worker';
+import type { RunState } from './activities/reconcile.js';
+import { searchAttributes } from './workflows/messages.js';
+
+// What a worker asks the Temporal server itself.
+
+/** Whether the server would accept our search attributes. In doubt it would not: then backups run without. */
+export async function knowsSearchAttributes(connection: NativeConnection, namespace: string): Promise<boolean> {
+  try {
+    const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
+    return Object.values(searchAttributes).every(({ name }) => name in customAttributes);
+  } catch {
+    return false; // no right to ask (Temporal Cloud), or the operator service is switched off
+  }
+}
+
+/** How one run of a workflow stands. One that the server does not know any more has ended. */
+export async function describeRun(
+  connection: NativeConnection,
+  namespace: string,
+  workflowId: string,
+  runId: string,
+): Promise<RunState> {
+  try {
+    const { workflowExecutionInfo } = await connection.workflowService.describeWorkflowExecution({
+      namespace,
+      execution: { workflowId, runId },
+    });
+    const state = closedStates[Number(workflowExecutionInfo?.status)];
+    return { isOpen: state === undefined, state: state ?? 'open' };
+  } catch (error) {
+    if (isGrpcNotFound(error)) return { isOpen: false, state: 'not known to the Temporal server any more' };
+    throw error;
+  }
+}
+
+/** Of WorkflowExecutionStatus, whose enum is not part of the SDK's own packages. Any other is open: running, or paused. */
+const closedStates: Record<number, string> = {
+  2: 'completed',
+  3: 'failed',
+  4: 'cancelled',
+  5: 'terminated',
+  6: 'continued as new',
+  7: 'timed out',
+};
+
+function isGrpcNotFound(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 5;
+}
