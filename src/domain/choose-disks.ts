@@ -20,7 +20,10 @@ export function chooseDisks<T extends Disk>(
     return skipReason === null ? name : `${name}: ${skipReason}`;
   });
   if (names) {
-    const missing = names.filter((name) => !vm.disks.some(({ key, target }) => key === name || target === name));
+    // A key counts before a target: one disk's serial may be another's place.
+    const find = (name: string) =>
+      vm.disks.find(({ key }) => key === name) ?? vm.disks.find(({ target }) => target === name);
+    const missing = names.filter((name) => !find(name));
     if (missing.length > 0) {
       const list = missing.map((name) => `'${name}'`).join(', ');
       throw new BackupError(
@@ -28,7 +31,8 @@ export function chooseDisks<T extends Disk>(
         `Expected disk ${list} of VM '${vm.name}', found only: ${known.join(', ') || 'no disk at all'}`,
       );
     }
-    const chosen = vm.disks.filter(({ key, target }) => names.includes(key) || names.includes(target));
+    const found = new Set(names.map(find));
+    const chosen = vm.disks.filter((disk) => found.has(disk));
     const skipped = chosen.filter(({ skipReason }) => skipReason !== null);
     if (skipped.length > 0) {
       const list = skipped.map(({ key, skipReason }) => `'${key}' (${skipReason})`).join(', ');

@@ -65,7 +65,7 @@ function reasonFor(disk: DiskFacts, context: ContextFacts, requested: 'auto' | B
     return context.inOtherRepository ? 'other_repository' : 'first_backup';
   }
   if (!disk.tracksChanges) return 'no_change_tracking';
-  // Dirty bitmaps say nothing of the part that came or went, nor of a shrink that was undone by a growth.
+  // Dirty bitmaps say nothing of the part that came or went.
   if (disk.sizeBytes > parent.sizeBytes) return 'disk_grown';
   if (disk.sizeBytes < parent.sizeBytes) return 'disk_shrunk';
   if (parent.changeId === null) return 'change_id_lost';

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { open, readFile, rm, stat, statfs } from 'node:fs/promises';
+import { link, open, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
@@ -19,18 +19,23 @@ export type Marker = z.output<typeof marker>;
 export async function createMarker(path: string, name: string): Promise<{ id: string }> {
   await requireDirectory(path);
   const content: Marker = { format: 1, id: randomUUID(), name, createdAt: new Date().toISOString() };
+  const draft = join(path, `${markerName}.${content.id}`);
   try {
-    const file = await open(join(path, markerName), 'wx', 0o644);
+    const file = await open(draft, 'wx', 0o644);
     await file.writeFile(`${JSON.stringify(content, null, 2)}\n`);
     await file.sync();
     await file.close();
+    await link(draft, join(path, markerName)); // whole or not at all, and never over one that is there
   } catch (error) {
-    if (errorCodeOf(error) !== 'EEXIST')
-      throw unusable(path, `its marker file could not be written: ${String(error)}`, error);
-    throw new BackupError(
-      'AlreadyExists',
-      `Expected no repository at ${path} yet, found the marker file ${markerName}`,
-    );
+    if (errorCodeOf(error) === 'EEXIST') {
+      throw new BackupError(
+        'AlreadyExists',
+        `Expected no repository at ${path} yet, found the marker file ${markerName}`,
+      );
+    }
+    throw unusable(path, `its marker file could not be written: ${String(error)}`, error);
+  } finally {
+    await rm(draft, { force: true });
   }
   await syncDirectory(path);
   return { id: content.id };

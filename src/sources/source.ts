@@ -54,7 +54,7 @@ export interface VMDescription extends VMSummary {
 }
 
 export interface SourceDisk {
-  /** The serial, or else the target (libvirt), or the node or device name (QMP). Never a position in a list. */
+  /** The serial, else the WWN, else the target (libvirt); the node or device name (QMP). Never a position in a list. */
   key: string;
   /** The name of the disk's place in the VM, such as `vda`. */
   target: string;

@@ -91,6 +91,16 @@ describe('BackupVM refuses, with one clear error and nothing half made,', () => 
     expect(failure.message).toMatch(message);
   });
 
+  test('a VM that is shut off', async () => {
+    const off = await world.startVM('off', [{ key: 'root', sizeBytes: MiB }]);
+    await off.kill();
+    const failure = await failureOf({ ...store, vm: 'off' });
+    expect(failure).toMatchObject({
+      type: 'VMNotRunning',
+      message: expect.stringMatching(/'off'.*shut off/) as string,
+    });
+  });
+
   test('a repository whose marker file is missing, as when it is not mounted', async () => {
     await small.unmount();
     const failure = await failureOf({ vm: 'web01', repository: 'small' });
