@@ -44,12 +44,15 @@ CREATE TABLE "backup_jobs" (
 	"vm_config" text,
 	"warnings" text[] DEFAULT '{}' NOT NULL,
 	"error" text,
+	"clean_up" text DEFAULT 'pending' NOT NULL,
+	"clean_up_error" text,
 	"started_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"finished_at" timestamp with time zone,
 	CONSTRAINT "backup_jobs_run" UNIQUE("workflow_id","run_id"),
 	CONSTRAINT "backup_jobs_point_time" UNIQUE("context_id","point_time"),
 	CONSTRAINT "backup_jobs_id_context" UNIQUE("id","context_id"),
 	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'aborting', 'complete', 'failed', 'cancelled')),
+	CONSTRAINT "backup_jobs_clean_up" CHECK ("backup_jobs"."clean_up" in ('pending', 'done')),
 	CONSTRAINT "backup_jobs_consistency" CHECK ("backup_jobs"."consistency" in ('application', 'filesystem', 'crash')),
 	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" in ('running', 'aborting')) = ("backup_jobs"."finished_at" is null))
 );
@@ -76,11 +79,15 @@ CREATE TABLE "nbd_exports" (
 	"pid" integer,
 	"start_time" text,
 	"boot_id" text,
+	"copy_pid" integer,
+	"copy_start_time" text,
+	"copy_boot_id" text,
 	"acquired_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "nbd_exports_host_port" PRIMARY KEY("host","port"),
 	CONSTRAINT "nbd_exports_disk" UNIQUE("disk_id"),
 	CONSTRAINT "nbd_exports_port" CHECK ("nbd_exports"."port" between 1 and 65535),
-	CONSTRAINT "nbd_exports_identity" CHECK (("nbd_exports"."pid" is null) = ("nbd_exports"."start_time" is null) and ("nbd_exports"."pid" is null) = ("nbd_exports"."boot_id" is null))
+	CONSTRAINT "nbd_exports_identity" CHECK (("nbd_exports"."pid" is null) = ("nbd_exports"."start_time" is null) and ("nbd_exports"."pid" is null) = ("nbd_exports"."boot_id" is null)),
+	CONSTRAINT "nbd_exports_copy_identity" CHECK (("nbd_exports"."copy_pid" is null) = ("nbd_exports"."copy_start_time" is null) and ("nbd_exports"."copy_pid" is null) = ("nbd_exports"."copy_boot_id" is null))
 );
 --> statement-breakpoint
 CREATE TABLE "repositories" (

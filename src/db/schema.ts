@@ -98,6 +98,12 @@ export const backupJobs = pgTable(
       .notNull()
       .default(sql`'{}'`),
     error: text('error'),
+    /** Whether something of the run may still be there: a process, a port, an open snapshot, an unfinished file. */
+    cleanUp: text('clean_up', { enum: ['pending', 'done'] })
+      .notNull()
+      .default('pending'),
+    /** What kept the last try of the clean-up from being done. */
+    cleanUpError: text('clean_up_error'),
     startedAt: instant('started_at').notNull().defaultNow(),
     finishedAt: instant('finished_at'),
   },
@@ -109,6 +115,7 @@ export const backupJobs = pgTable(
       .on(t.contextId)
       .where(sql`${t.status} in ('running', 'aborting')`),
     check('backup_jobs_status', sql`${t.status} in ('running', 'aborting', 'complete', 'failed', 'cancelled')`),
+    check('backup_jobs_clean_up', sql`${t.cleanUp} in ('pending', 'done')`),
     check('backup_jobs_consistency', sql`${t.consistency} in ('application', 'filesystem', 'crash')`),
     check('backup_jobs_finished', sql`(${t.status} in ('running', 'aborting')) = (${t.finishedAt} is null)`),
   ],
@@ -201,6 +208,10 @@ export const nbdExports = pgTable(
     /** Field 22 of /proc/PID/stat: tells a process from a later one with the same pid. */
     startTime: text('start_time'),
     bootId: text('boot_id'),
+    /** The nbdcopy that writes to this export. */
+    copyPid: integer('copy_pid'),
+    copyStartTime: text('copy_start_time'),
+    copyBootId: text('copy_boot_id'),
     acquiredAt: instant('acquired_at').notNull().defaultNow(),
   },
   (t) => [
@@ -211,6 +222,10 @@ export const nbdExports = pgTable(
     check(
       'nbd_exports_identity',
       sql`(${t.pid} is null) = (${t.startTime} is null) and (${t.pid} is null) = (${t.bootId} is null)`,
+    ),
+    check(
+      'nbd_exports_copy_identity',
+      sql`(${t.copyPid} is null) = (${t.copyStartTime} is null) and (${t.copyPid} is null) = (${t.copyBootId} is null)`,
     ),
   ],
 );
