@@ -14,7 +14,7 @@ const longestPortWaitMs = 120_000;
 
 export type CopiedDisk = OpenedDisk & TransferCounts;
 
-export interface CopyContext {
+export interface CopyRequest {
   jobId: string;
   host: string;
   ports: { first: number; last: number };
@@ -22,12 +22,21 @@ export interface CopyContext {
   report: Report;
 }
 
+interface CopyContext extends CopyRequest {
+  /**
+   * Runs the local activities of all disks one after the other. Two at once end in two activations, but are replayed in one:
+   * then what follows each comes in another order, and the run is stuck after a restart of its worker.
+   */
+  inTurn: <T>(step: () => Promise<T>) => Promise<T>;
+}
+
 /** Copies all disks, at most `limit` at a time. When one fails, the others are stopped before this throws. */
 export async function copyDisks(
-  context: CopyContext,
+  request: CopyRequest,
   disks: readonly OpenedDisk[],
   limit: number,
 ): Promise<CopiedDisk[]> {
+  const context: CopyContext = { ...request, inTurn: takeTurns() };
   return CancellationScope.cancellable(async () => {
     const scope = CancellationScope.current();
     const waiting = [...disks];
@@ -48,6 +57,15 @@ export async function copyDisks(
     if (failures.length > 0) throw failures[0];
     return copied.sort((a, b) => a.target.localeCompare(b.target));
   });
+}
+
+function takeTurns(): CopyContext['inTurn'] {
+  let last: Promise<unknown> = Promise.resolve();
+  return (step) => {
+    const turn = last.then(step);
+    last = turn.catch(() => undefined);
+    return turn;
+  };
 }
 
 /** Copies one disk, from a clean file as often as it takes. */
@@ -76,7 +94,7 @@ async function copyOnce(
   file: number,
   takenPorts: number[],
 ): Promise<CopiedDisk> {
-  const { jobId, host, onLostChangeId, report } = context;
+  const { jobId, host, onLostChangeId, report, inTurn } = context;
   const { diskId, key, target, dataBytes, changedBytes } = disk;
   await leasePort(context, disk, takenPorts);
   report.disk({ key, phase: 'starting' });
@@ -98,7 +116,8 @@ async function copyOnce(
       cleanUpSteps(host, `stop qemu-nbd of ${target}`).stopExport({ diskId }),
     );
   }
-  await jobSteps.recordChangeId({ diskId, changedBytes: copied.changedBytes, writtenBytes: copied.writtenBytes });
+  const { changedBytes: copiedBytes, writtenBytes } = copied;
+  await inTurn(() => jobSteps.recordChangeId({ diskId, changedBytes: copiedBytes, writtenBytes }));
   report.disk({ ...copied, phase: 'copied' });
   return copied;
 }
@@ -109,9 +128,10 @@ async function leasePort(
   { diskId, key, target }: OpenedDisk,
   takenPorts: number[],
 ): Promise<void> {
-  const { jobId, host, ports, report } = context;
+  const { jobId, host, ports, report, inTurn } = context;
+  const lease = { jobId, diskId, diskKey: key, host, ports, avoidPorts: takenPorts };
   for (let waitMs = firstPortWaitMs; ; waitMs = Math.min(waitMs * 2, longestPortWaitMs)) {
-    const port = await jobSteps.allocatePort({ jobId, diskId, diskKey: key, host, ports, avoidPorts: takenPorts });
+    const port = await inTurn(() => jobSteps.allocatePort(lease));
     if (port !== null) return;
     report.disk({ key, phase: 'waiting for a port' });
     await sleep(waitMs, {
