@@ -57,6 +57,12 @@ CREATE TABLE "backup_jobs" (
 	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" in ('running', 'aborting')) = ("backup_jobs"."finished_at" is null))
 );
 --> statement-breakpoint
+CREATE TABLE "hosts" (
+	"name" text PRIMARY KEY NOT NULL,
+	"machine_id" text NOT NULL,
+	"claimed_at" timestamp with time zone DEFAULT now() NOT NULL
+);
+--> statement-breakpoint
 CREATE TABLE "hypervisors" (
 	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
 	"name" text NOT NULL,

@@ -35,6 +35,13 @@ export const hypervisors = pgTable(
   ],
 );
 
+/** The one machine that a host's workers may run on: another one would take the host's processes for dead. */
+export const hosts = pgTable('hosts', {
+  name: text('name').primaryKey(),
+  machineId: text('machine_id').notNull(),
+  claimedAt: instant('claimed_at').notNull().defaultNow(),
+});
+
 /** A directory on one host that holds backups. Its id also stands in the directory's marker file. */
 export const repositories = pgTable(
   'repositories',
