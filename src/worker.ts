@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url';
-import { NativeConnection, Worker, type WorkerOptions } from '@temporalio/worker';
+import { NativeConnection, Worker, type ActivityInterceptorsFactory, type WorkerOptions } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createCleanUpActivities } from './activities/clean-up.js';
 import { createExportActivities } from './activities/exports.js';
@@ -88,6 +88,10 @@ export interface WorkerConnections {
   connection: NativeConnection;
   namespace: string;
   only?: WorkerRole | undefined;
+  /** Around every activity, outside of our own. */
+  activityInterceptors?: ActivityInterceptorsFactory[];
+  /** Workflow code that was bundled before; default: what the build made, else bundled anew. */
+  workflowBundle?: { codePath: string };
 }
 
 function messageOf(error: unknown): string {
@@ -97,8 +101,9 @@ function messageOf(error: unknown): string {
 /** Makes the workers of this process, without running them: one per task queue. */
 export async function createWorkers(
   config: Config,
-  { db, connection, namespace, only }: WorkerConnections,
+  { db, connection, namespace, only, activityInterceptors = [], workflowBundle }: WorkerConnections,
 ): Promise<Worker[]> {
+  const workflowOptions = workflowBundle ? { workflowBundle } : workflowCode();
   const common = {
     connection,
     namespace,
@@ -107,7 +112,9 @@ export async function createWorkers(
     shutdownGraceTime: '5 seconds',
     shutdownForceTime: '60 seconds',
     maxHeartbeatThrottleInterval: '2 seconds', // a cancellation arrives, and progress shows, within this time
-    interceptors: { activity: [() => ({ inbound: translateErrors(config.database.address) })] },
+    interceptors: {
+      activity: [...activityInterceptors, () => ({ inbound: translateErrors(config.database.address) })],
+    },
   } satisfies Partial<WorkerOptions>;
   const workers: Worker[] = [];
   if (only !== 'host') {
@@ -115,7 +122,7 @@ export async function createWorkers(
       db,
       hasSearchAttributes: () => knowsSearchAttributes(connection, namespace),
     });
-    workers.push(await Worker.create({ ...common, ...workflowCode(), taskQueue: mainQueue, activities }));
+    workers.push(await Worker.create({ ...common, ...workflowOptions, taskQueue: mainQueue, activities }));
   }
   if (only !== 'workflows') {
     const { host, copySlots } = config;
@@ -144,7 +151,8 @@ export async function createWorkers(
   return workers;
 }
 
-function hostDependencies(
+/** What the activities of this host are made with, by the worker and by its look before it polls. */
+export function hostDependencies(
   { host, nbdPorts, runDir, scratchDir }: Config,
   { db, connection, namespace }: WorkerConnections,
 ): ReconcileDependencies {
@@ -153,6 +161,7 @@ function hostDependencies(
     host,
     nbdPorts,
     runDir,
+    scratchDir,
     createSource: (hypervisor) => createSource(hypervisor, scratchDir),
     describeRun: (workflowId, runId) => describeRun(connection, namespace, workflowId, runId),
   };
