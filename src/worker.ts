@@ -8,13 +8,16 @@ import { createProbeActivities } from './activities/probe.js';
 import { createReconcileActivities, reconcileBeforeStart, type ReconcileDependencies } from './activities/reconcile.js';
 import { createSealActivities } from './activities/seal.js';
 import { createSnapshotActivities } from './activities/snapshots.js';
+import { createSurveyActivities } from './activities/survey.js';
 import { createTransferActivities } from './activities/transfers.js';
 import { translateErrors } from './activities/translate-errors.js';
 import type { Config } from './config/config.js';
 import { connectWorker } from './config/temporal.js';
 import { openDatabase, describeDatabaseFailure, type Database } from './db/database.js';
+import { claimHost } from './db/hosts.js';
 import { requireMigrated } from './db/migrate.js';
 import { startLog } from './log.js';
+import { readMachineId } from './process/machine-id.js';
 import { requireTools } from './process/tools.js';
 import { createSource } from './sources/connect.js';
 import { describeRun, knowsSearchAttributes } from './temporal-server.js';
@@ -138,6 +141,7 @@ export async function createWorkers(
           ...createExportActivities(dependencies),
           ...createCleanUpActivities(dependencies),
           ...createReconcileActivities(dependencies),
+          ...createSurveyActivities(dependencies),
         },
       }),
       await Worker.create({
@@ -153,15 +157,17 @@ export async function createWorkers(
 
 /** What the activities of this host are made with, by the worker and by its look before it polls. */
 export function hostDependencies(
-  { host, nbdPorts, runDir, scratchDir }: Config,
+  { host, nbdPorts, runDir, scratchDir, stallTimeoutMs }: Config,
   { db, connection, namespace }: WorkerConnections,
 ): ReconcileDependencies {
   return {
     db,
     host,
+    machineId: readMachineId(),
     nbdPorts,
     runDir,
     scratchDir,
+    stallTimeoutMs,
     createSource: (hypervisor) => createSource(hypervisor, scratchDir),
     describeRun: (workflowId, runId) => describeRun(connection, namespace, workflowId, runId),
   };

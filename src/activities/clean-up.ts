@@ -1,7 +1,7 @@
 import type { Database } from '../db/database.js';
 import { forgetAttempts, forgetChangeIds, listDisks, obsoleteChangeIds } from '../db/disks.js';
 import { listExports, releasePort } from '../db/exports.js';
-import { abortUnlessSealed } from '../db/jobs.js';
+import { abortUnlessSealed, recordCleanUp } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
 import { manifestPath } from '../domain/names.js';
 import { insideRepository, removeEmptyFolders, removeFile } from '../repository/files.js';
@@ -37,7 +37,7 @@ export async function cleanUpJob(dependencies: HostDependencies, jobId: string, 
   const source = dependencies.createSource(rows.hypervisor);
   const { vmId } = rows.context;
   // What holds the guest comes first, and no step that fails keeps the others from running.
-  const steps = [() => source.closeSnapshot(vmId, jobId, signal), () => stopExports(db, jobId)];
+  const steps = [() => source.closeSnapshot(vmId, jobId, signal), () => stopExports(dependencies, jobId)];
   if (outcome === 'sealed') {
     steps.push(() => dropObsoleteChangeIds(db, rows, source, signal));
   } else {
@@ -46,13 +46,17 @@ export async function cleanUpJob(dependencies: HostDependencies, jobId: string, 
       () => removeUnfinishedFiles(db, rows),
     );
   }
-  await runAll(jobId, steps);
+  const problem = await runAll(steps);
+  await recordCleanUp(db, jobId, problem ?? null);
+  // Never a permanent error, whatever it was: clean-up is not given up.
+  if (problem !== undefined)
+    throw new BackupError('CleanUpFailed', `Clean-up of job ${jobId} is not done yet: ${problem}`);
 }
 
-async function stopExports(db: Database, jobId: string): Promise<void> {
-  for (const lease of await listExports(db, jobId)) {
-    await stopExportProcess(lease);
-    await releasePort(db, lease);
+async function stopExports(dependencies: HostDependencies, jobId: string): Promise<void> {
+  for (const lease of await listExports(dependencies.db, jobId)) {
+    await stopExportProcess(dependencies, lease);
+    await releasePort(dependencies.db, lease);
   }
 }
 
@@ -90,15 +94,13 @@ async function removeUnfinishedFiles(db: Database, { job, context, repository }:
   await forgetAttempts(db, job.id);
 }
 
-/** Runs every step, and only then says which failed. Never a permanent error, whatever each was: clean-up is not given up. */
-async function runAll(jobId: string, steps: readonly (() => Promise<void>)[]): Promise<void> {
-  const failures: unknown[] = [];
-  for (const step of steps) await step().catch((error: unknown) => failures.push(error));
-  if (failures.length === 0) return;
-  const said = failures.map((failure) => (failure instanceof Error ? failure.message : String(failure))).join('; ');
-  throw new BackupError('CleanUpFailed', `Clean-up of job ${jobId} could not finish, and goes on: ${said}`, {
-    cause: failures[0],
-  });
+/** Runs every step, whatever the others do. @returns what kept those that failed, or undefined */
+async function runAll(steps: readonly (() => Promise<void>)[]): Promise<string | undefined> {
+  const failures: string[] = [];
+  for (const step of steps) {
+    await step().catch((error: unknown) => failures.push(error instanceof Error ? error.message : String(error)));
+  }
+  return failures.length > 0 ? failures.join('; ') : undefined;
 }
 
 export type CleanUpActivities = ReturnType<typeof createCleanUpActivities>;

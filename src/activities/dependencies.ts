@@ -5,8 +5,13 @@ import type { Source } from '../sources/source.js';
 export interface HostDependencies {
   db: Database;
   host: string;
+  /** Of the machine that this worker runs on. */
+  machineId: string;
   nbdPorts: { first: number; last: number };
   runDir: string;
+  scratchDir: string;
+  /** How long a copy may stand still before it is ended. */
+  stallTimeoutMs: number;
   /** The connector for a registered hypervisor. */
   createSource: (hypervisor: { kind: 'libvirt' | 'qmp'; uri: string }) => Source;
 }

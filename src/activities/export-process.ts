@@ -1,20 +1,32 @@
 import { rm } from 'node:fs/promises';
 import type { NbdExport } from '../db/exports.js';
-import { stopProcess } from '../process/identity.js';
+import { requireClaim } from '../db/hosts.js';
+import { stopProcess, type ProcessIdentity } from '../process/identity.js';
 import { exportStopTimeouts, findExportProcess } from '../qemu/qemu-nbd.js';
+import type { HostDependencies } from './dependencies.js';
 
 /**
- * Stops the qemu-nbd behind a lease, and returns only when it is known dead. This is the line that stops qemu-nbd, for every
- * caller. Killed by identity, never by name; where a crash came before the identity was recorded, its pid file finds it.
- * @throws BackupError ExportFailed when it cannot be stopped: then the lease must stay
+ * Stops the copy and the qemu-nbd behind a lease, and returns only when both are known dead. This is the line that stops
+ * qemu-nbd, for every caller. Killed by identity, never by name; where a crash came before the identity was recorded, its
+ * pid file finds it.
+ * @throws BackupError ExportFailed when one cannot be stopped, WrongHost where this is not the host's machine any more, so that
+ * they only look dead: then the lease must stay
  */
-export async function stopExportProcess(lease: NbdExport): Promise<void> {
-  const { pid, startTime, bootId, pidFile, exportName } = lease;
-  if (pid !== null && startTime !== null && bootId !== null) {
-    await stopProcess({ pid, startTime, bootId }, exportStopTimeouts);
-  } else if (pidFile !== null) {
-    const found = await findExportProcess(pidFile, exportName);
-    if (found) await stopProcess(found, exportStopTimeouts);
-  }
+export async function stopExportProcess(
+  { db, machineId }: Pick<HostDependencies, 'db' | 'machineId'>,
+  lease: NbdExport,
+): Promise<void> {
+  await requireClaim(db, { host: lease.host, machineId });
+  const copy = identityOf(lease.copyPid, lease.copyStartTime, lease.copyBootId);
+  if (copy) await stopProcess(copy, exportStopTimeouts); // first: it is the one that writes
+  const { pidFile, exportName } = lease;
+  const server =
+    identityOf(lease.pid, lease.startTime, lease.bootId) ??
+    (pidFile === null ? undefined : await findExportProcess(pidFile, exportName));
+  if (server) await stopProcess(server, exportStopTimeouts);
   if (pidFile !== null) await rm(pidFile, { force: true });
+}
+
+function identityOf(pid: number | null, startTime: string | null, bootId: string | null): ProcessIdentity | undefined {
+  return pid === null || startTime === null || bootId === null ? undefined : { pid, startTime, bootId };
 }

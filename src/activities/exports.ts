@@ -38,7 +38,7 @@ export interface StartedExport {
 /** Room for QCOW2's own tables, and for what others write meanwhile. */
 const spaceMarginBytes = 64 * 1024 * 1024;
 
-export function createExportActivities({ db, host, runDir }: HostDependencies) {
+export function createExportActivities({ db, host, machineId, runDir }: HostDependencies) {
   return {
     /**
      * Makes an empty QCOW2 file under the attempt's name and serves it on the leased port. What an earlier attempt left is
@@ -56,7 +56,7 @@ export function createExportActivities({ db, host, runDir }: HostDependencies) {
             `Expected a leased port for disk '${planned.diskKey}' of job ${job.id}, found none`,
           );
         }
-        await stopExportProcess(lease);
+        await stopExportProcess({ db, machineId }, lease);
         const root = repository.path;
         const { freeBytes } = await probeRepository(root, repository.id);
         if (planned.attemptPath !== null) await removeFile(insideRepository(root, planned.attemptPath));
@@ -100,7 +100,7 @@ export function createExportActivities({ db, host, runDir }: HostDependencies) {
       const lease = await findExport(db, input.diskId);
       if (!lease) return;
       requireHost(host, { name: lease.exportName, host: lease.host });
-      await heartbeating(() => stopExportProcess(lease));
+      await heartbeating(() => stopExportProcess({ db, machineId }, lease));
       await releasePort(db, lease);
     },
   };

@@ -1,3 +1,4 @@
+import { mkdir } from 'node:fs/promises';
 import { Context } from '@temporalio/activity';
 import { planDisks, recordSource, replanAsFull, type BackupDisk } from '../db/disks.js';
 import { recordSnapshot } from '../db/jobs.js';
@@ -7,6 +8,7 @@ import { diskFilePath } from '../domain/names.js';
 import { asFull, planReasons, type BackupType, type DiskPlan, type PlanReason } from '../domain/plan.js';
 import { mapExport, selectExtents } from '../nbd/nbdinfo.js';
 import type { SnapshotDisk, Source } from '../sources/source.js';
+import { requireScratchSpace } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
@@ -36,7 +38,7 @@ export interface OpenedSnapshot {
   disks: OpenedDisk[];
 }
 
-export function createSnapshotActivities({ db, host, createSource }: HostDependencies) {
+export function createSnapshotActivities({ db, host, scratchDir, createSource }: HostDependencies) {
   return {
     /**
      * Writes down the planned disks, then opens one point in time over all of them. A disk whose change id the hypervisor no
@@ -53,6 +55,8 @@ export function createSnapshotActivities({ db, host, createSource }: HostDepende
           job,
           input.disks.map((disk) => ({ ...disk, path: diskFilePath(context.directory, disk.key, job.pointTime) })),
         );
+        await mkdir(scratchDir, { recursive: true });
+        await requireScratchSpace(scratchDir);
         const source = createSource(hypervisor);
         const snapshot = await source.openSnapshot(
           {

@@ -1,12 +1,14 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { getDisk } from '../db/disks.js';
-import { findExport } from '../db/exports.js';
+import { findExport, recordCopyProcess } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
-import { totalBytes } from '../domain/extents.js';
-import { copyExtents, copyFull } from '../nbd/nbdcopy.js';
+import { totalBytes, type Extent } from '../domain/extents.js';
+import { copyExtents, copyFull, type CopyRequest } from '../nbd/nbdcopy.js';
 import { targetUri } from '../nbd/target-uri.js';
 import { verifyCopy } from '../nbd/verify-copy.js';
+import type { ProcessIdentity } from '../process/identity.js';
+import { watchCopy } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
@@ -17,7 +19,8 @@ export interface TransferCounts {
   writtenBytes: number;
 }
 
-export function createTransferActivities({ db, host, runDir, createSource }: HostDependencies) {
+export function createTransferActivities(dependencies: HostDependencies) {
+  const { db, host, runDir, scratchDir, stallTimeoutMs, createSource } = dependencies;
   return {
     /**
      * Copies one disk from the open snapshot into its export, and looks whether all of it arrived. Has one attempt: a second
@@ -40,40 +43,55 @@ export function createTransferActivities({ db, host, runDir, createSource }: Hos
         );
       }
       const { sourceUri, dirtyContext, sizeBytes, changeId, diskKey: key } = disk;
-      const target = targetUri(lease.port, lease.exportName);
       const totalCopyBytes = dirtyContext === null ? input.dataBytes : input.changedBytes;
       let doneBytes = 0;
-      const onProgress = (fraction: number) => (doneBytes = Math.round(fraction * totalCopyBytes));
-      return heartbeating(
-        async (signal) => {
-          if (dirtyContext === null) {
-            await mappingNoSpace(() => copyFull({ sourceUri, targetUri: target, onProgress, signal }));
-            const { writtenBytes } = await verifyCopy({
-              targetUri: target,
-              sourceSizeBytes: sizeBytes,
-              extents: null,
-              signal,
-            });
-            return { changedBytes: input.dataBytes, writtenBytes };
-          }
-          const opened = { key, sizeBytes, uri: sourceUri, changedSince: null, dirtyContext, changeId };
-          const extents = await createSource(hypervisor).changedExtents(opened, signal);
-          const extentListFile = join(runDir, 'extents', `${disk.id}.list`);
-          await mkdir(join(runDir, 'extents'), { recursive: true });
-          try {
-            await mappingNoSpace(() =>
-              copyExtents({ sourceUri, targetUri: target, extents, extentListFile, onProgress, signal }),
-            );
-          } finally {
-            await rm(extentListFile, { force: true });
-          }
-          const { writtenBytes } = await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal });
-          return { changedBytes: totalBytes(extents), writtenBytes };
-        },
-        () => ({ key, doneBytes, totalBytes: totalCopyBytes }),
-      );
+      const watch = watchCopy({ disk: key, progress: () => doneBytes, scratchDir, stallTimeoutMs });
+      const copyAndVerify = async (cancelSignal: AbortSignal): Promise<TransferCounts> => {
+        const signal = AbortSignal.any([cancelSignal, watch.signal]);
+        const request: CopyRequest = {
+          sourceUri,
+          targetUri: targetUri(lease.port, lease.exportName),
+          onProgress: (fraction) => (doneBytes = Math.round(fraction * totalCopyBytes)),
+          async onStart(copy) {
+            watch.copies(copy.pid);
+            await recordCopy(disk.id, copy);
+          },
+          signal,
+        };
+        const opened = { key, sizeBytes, uri: sourceUri, changedSince: null, dirtyContext, changeId };
+        const extents = dirtyContext === null ? null : await createSource(hypervisor).changedExtents(opened, signal);
+        await copy(disk.id, request, extents);
+        const { targetUri: target } = request;
+        const { writtenBytes } = await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal });
+        return { changedBytes: extents ? totalBytes(extents) : input.dataBytes, writtenBytes };
+      };
+      try {
+        return await heartbeating(copyAndVerify, () => ({ key, doneBytes, totalBytes: totalCopyBytes }));
+      } finally {
+        watch.stop();
+      }
     },
   };
+
+  async function recordCopy(diskId: string, copy: ProcessIdentity): Promise<void> {
+    if (await recordCopyProcess(db, diskId, copy)) return;
+    throw new BackupError(
+      'CopyFailed',
+      `Expected the lease of disk ${diskId} while it is copied, found none: clean-up has been here`,
+    );
+  }
+
+  /** All of the disk, or only these extents. */
+  async function copy(diskId: string, request: CopyRequest, extents: Extent[] | null): Promise<void> {
+    if (!extents) return mappingNoSpace(() => copyFull(request));
+    const extentListFile = join(runDir, 'extents', `${diskId}.list`);
+    await mkdir(join(runDir, 'extents'), { recursive: true });
+    try {
+      await mappingNoSpace(() => copyExtents({ ...request, extents, extentListFile }));
+    } finally {
+      await rm(extentListFile, { force: true });
+    }
+  }
 }
 
 /** A full repository shows only as an I/O error of the NBD server; waiting and trying again would not help. */

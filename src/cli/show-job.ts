@@ -22,6 +22,7 @@ export async function describeJob(db: Queryable, { job, vm, repository }: JobLis
     hypervisor: hypervisor.name,
     repository: { name: repository, host, path: root },
     ...{ pointTime: job.pointTime, startedAt: job.startedAt, finishedAt: job.finishedAt },
+    ...{ cleanUp: job.cleanUp, cleanUpError: job.cleanUpError },
     ...{ workflowId: job.workflowId, runId: job.runId, warnings: job.warnings, error: job.error },
     disks: await Promise.all(
       disks.map(async (disk) => ({
@@ -52,6 +53,7 @@ export function jobText(job: JobDescription, colours: boolean): string {
     ['Consistency', job.consistency ?? 'not known yet'],
     ['Started', `${formatTime(job.startedAt)}, ${job.finishedAt ? 'took' : 'runs for'} ${formatDuration(tookMs)}`],
     ['Workflow', `${job.workflowId}, run ${job.runId}`],
+    ['Clean-up', job.cleanUpError === null ? job.cleanUp : `${job.cleanUp}: ${job.cleanUpError}`],
     ...(job.error === null ? [] : [['Error', job.error] as const]),
     ...job.warnings.map((warning) => ['Warning', warning] as const),
   ]);

@@ -17,6 +17,8 @@ export interface Config {
   scratchDir: string;
   /** For pid files and lists of extents; need not survive a reboot. */
   runDir: string;
+  /** How long a copy may stand still before it is ended. */
+  stallTimeoutMs: number;
   /** Copies at a time on this host. */
   copySlots: number;
   logLevel: LogLevel;
@@ -43,6 +45,7 @@ export function readConfig(env: Environment): Config {
       problems,
     ),
     runDir: readDirectory('BACKUPVM_RUN_DIR', env['BACKUPVM_RUN_DIR'] || '/run/backupvm', problems),
+    stallTimeoutMs: 1000 * readCount('BACKUPVM_STALL_SECONDS', env['BACKUPVM_STALL_SECONDS'] || '600', problems),
     copySlots: readCount('BACKUPVM_COPY_SLOTS', env['BACKUPVM_COPY_SLOTS'] || '4', problems),
     logLevel: readLogLevel(env['BACKUPVM_LOG_LEVEL'] || 'info', problems),
   };
@@ -106,7 +109,7 @@ function readDirectory(name: string, text: string, problems: string[]): string {
 }
 
 function readCount(name: string, text: string, problems: string[]): number {
-  if (!/^[1-9]\d{0,2}$/.test(text)) problems.push(`${name}: expected a whole number from 1 to 999, found '${text}'`);
+  if (!/^[1-9]\d{0,4}$/.test(text)) problems.push(`${name}: expected a whole number from 1 to 99999, found '${text}'`);
   return Number(text);
 }
 

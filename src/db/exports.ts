@@ -51,7 +51,7 @@ export async function listExports(db: Queryable, jobId: string): Promise<NbdExpo
 
 /** Says where the pid will be found. The row says so before the process starts. @returns whether the lease is still held */
 export async function recordPidFile(db: Queryable, diskId: string, pidFile: string): Promise<boolean> {
-  const none = { pid: null, startTime: null, bootId: null };
+  const none = { pid: null, startTime: null, bootId: null, copyPid: null, copyStartTime: null, copyBootId: null };
   const { rowCount } = await db
     .update(nbdExports)
     .set({ pidFile, ...none })
@@ -66,6 +66,19 @@ export async function recordProcess(
   process: { pid: number; startTime: string; bootId: string },
 ): Promise<boolean> {
   const { rowCount } = await db.update(nbdExports).set(process).where(eq(nbdExports.diskId, diskId));
+  return rowCount === 1;
+}
+
+/** Records the copy that writes to an export. @returns whether the lease is still held: if not, the copy must end */
+export async function recordCopyProcess(
+  db: Queryable,
+  diskId: string,
+  { pid, startTime, bootId }: { pid: number; startTime: string; bootId: string },
+): Promise<boolean> {
+  const { rowCount } = await db
+    .update(nbdExports)
+    .set({ copyPid: pid, copyStartTime: startTime, copyBootId: bootId })
+    .where(eq(nbdExports.diskId, diskId));
   return rowCount === 1;
 }
 

@@ -87,6 +87,12 @@ export async function closeJob(
     .where(and(eq(backupJobs.id, id), inArray(backupJobs.status, ['running', 'aborting'])));
 }
 
+/** Records how a try of the clean-up ended: null when nothing of the run is left. Safe to repeat. */
+export async function recordCleanUp(db: Queryable, id: string, error: string | null): Promise<void> {
+  const values = error === null ? ({ cleanUp: 'done', cleanUpError: null } as const) : { cleanUpError: error };
+  await db.update(backupJobs).set(values).where(eq(backupJobs.id, id));
+}
+
 /** Records what the open snapshot came to. Safe to repeat. */
 export async function recordSnapshot(
   db: Queryable,

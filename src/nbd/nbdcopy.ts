@@ -17,7 +17,8 @@ export interface CopyRequest {
   targetUri: string;
   /** From 0 to 1, ever rising. */
   onProgress: (fraction: number) => void;
-  onStart?: (identity: ProcessIdentity) => void;
+  /** Hears who copies; when it throws, the copy is killed. */
+  onStart?: (identity: ProcessIdentity) => Promise<void>;
   /** Bounds the copy: nothing else does. */
   signal: AbortSignal;
 }

@@ -73,7 +73,14 @@ async function diesWithin(identity: ProcessIdentity, timeoutMs: number): Promise
 interface ProcessStat {
   state: string;
   startTime: string;
+  /** Processor time used so far, in clock ticks. */
+  cpuTicks: number;
   isDead: boolean;
+}
+
+/** The processor time that a process has used, in clock ticks, or undefined when it is gone: stands still when it waits. */
+export async function cpuTicks(pid: number): Promise<number | undefined> {
+  return (await readStat(pid))?.cpuTicks;
 }
 
 async function readStat(pid: number): Promise<ProcessStat | undefined> {
@@ -88,7 +95,7 @@ async function readStat(pid: number): Promise<ProcessStat | undefined> {
   return parseStat(text);
 }
 
-/** Reads state and start time: fields 3 and 22. The name in field 2 may itself hold spaces and parentheses. */
+/** Reads state, processor time and start time: fields 3, 14 and 15, 22. The name in field 2 may itself hold spaces and parentheses. */
 export function parseStat(text: string): ProcessStat {
   const fields = text
     .slice(text.lastIndexOf(')') + 1)
@@ -98,7 +105,8 @@ export function parseStat(text: string): ProcessStat {
   const startTime = fields[19];
   if (!state || !startTime) throw new TypeError(`Expected the fields of /proc/PID/stat, got '${text}'`);
   // An orphan can stay a zombie for seconds where process 1 is slow to reap: it holds no file and no port any more.
-  return { state, startTime, isDead: state === 'Z' || state === 'X' };
+  const cpuTicks = Number(fields[11]) + Number(fields[12]);
+  return { state, startTime, cpuTicks, isDead: state === 'Z' || state === 'X' };
 }
 
 async function readBootId(): Promise<string> {

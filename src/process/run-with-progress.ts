@@ -11,7 +11,8 @@ export const progressFD = 3;
 export interface RunWithProgressOptions {
   /** Ends the program, at the latest 10 s later; it runs as long as it must otherwise, so a caller bounds it with this. */
   signal: AbortSignal;
-  onStart?: ((identity: ProcessIdentity) => void) | undefined;
+  /** Hears who it is; when it throws, the program is killed. */
+  onStart?: ((identity: ProcessIdentity) => Promise<void>) | undefined;
   onLine: (line: string) => void;
 }
 
@@ -39,7 +40,13 @@ export async function runWithProgress(
   const lastLineRead = once(lines, 'close');
   if (onStart && child.pid !== undefined) {
     const identity = await identify(child.pid); // setpriv becomes the program: same number, same start time
-    if (identity) onStart(identity);
+    try {
+      if (identity) await onStart(identity);
+    } catch (error) {
+      child.kill('SIGKILL');
+      await child;
+      throw error;
+    }
   }
   const result = await child;
   if (child.pid !== undefined) await lastLineRead;

@@ -9,7 +9,7 @@ import { copyDisks, type CopiedDisk } from './copy-disks.js';
 import { closingFailure, messageOf } from './failures.js';
 import { searchAttributes } from './messages.js';
 import { startReport, type Report } from './report.js';
-import { cleanUpSteps, hostSteps, jobSteps, probeSteps, sealSteps } from './steps.js';
+import { cleanUpSteps, firstCleanUpSteps, hostSteps, jobSteps, probeSteps, sealSteps } from './steps.js';
 
 /**
  * Takes one restore point of one VM: one moment of all its disks, as a full or an incremental of each. A run that does not
@@ -99,12 +99,25 @@ async function backUp(
   } finally {
     // Always: on success, failure and cancellation. After a crash of the worker, Temporal brings the workflow back to this line.
     await CancellationScope.nonCancellable(async () => {
-      report.step('cleaning up');
-      await cleanUpSteps(host, 'stop every qemu-nbd, release ports, end the snapshot').cleanUp({ jobId });
+      await cleanUp(jobId, targets, plan, report);
       if (status !== 'complete') await jobSteps.closeJob({ jobId, status, error: problem });
       tag(targets, plan, status);
       report.step(status);
     });
+  }
+}
+
+/** The compensation. What cannot be done now is shown as pending, and done when the host is back: never given up. */
+async function cleanUp(jobId: string, targets: Targets, plan: BackupPlan, report: Report): Promise<void> {
+  const { host } = targets;
+  const summary = 'stop every qemu-nbd, release ports, end the snapshot';
+  report.step('cleaning up');
+  try {
+    await firstCleanUpSteps(host, summary).cleanUp({ jobId });
+  } catch (error) {
+    report.step(`clean-up is pending: ${messageOf(closingFailure(error, host))}`);
+    tag(targets, plan, 'clean-up pending');
+    await cleanUpSteps(host, summary).cleanUp({ jobId });
   }
 }
 

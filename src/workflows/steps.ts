@@ -63,10 +63,25 @@ export function sealSteps(host: string) {
 /** Clean-up is tried until it is done, however long the host is away: the ports stay fenced meanwhile. */
 export function cleanUpSteps(host: string, summary: string) {
   return proxyActivities<CleanUpActivities & Pick<ExportActivities, 'stopExport'>>({
+    ...cleanUpOptions(host),
     summary,
+  });
+}
+
+/** The same, given up after a while, so that what waits can be shown. */
+export function firstCleanUpSteps(host: string, summary: string) {
+  return proxyActivities<CleanUpActivities>({
+    ...cleanUpOptions(host),
+    summary,
+    scheduleToCloseTimeout: '2 minutes', // a restart of the worker, or of libvirtd, is no news
+  });
+}
+
+function cleanUpOptions(host: string) {
+  return {
     taskQueue: controlQueue(host),
     startToCloseTimeout: '10 minutes', // every export of the job gets its time to end by itself
     heartbeatTimeout: '30 seconds',
     retry: { maximumInterval: '30 seconds' },
-  });
+  } as const;
 }

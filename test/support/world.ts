@@ -1,102 +1,28 @@
-import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
-import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { NativeConnection, type Worker } from '@temporalio/worker';
 import { inject } from 'vitest';
-import { systemUri } from '../../demo/libvirtd.js';
-import type { Config } from '../../src/config/config.js';
-import { addHypervisor } from '../../src/db/hypervisors.js';
-import { addRepository } from '../../src/db/repositories.js';
-import type { BackupVMRequest } from '../../src/domain/backup-input.js';
-import type { BackupVMResult } from '../../src/domain/result.js';
-import { createMarker } from '../../src/repository/marker.js';
 import { createWorkers } from '../../src/worker.js';
-import { mainQueue, searchAttributes } from '../../src/workflows/messages.js';
-import { createTestDatabase, type TestDatabase } from './database.js';
-import { freePorts } from './ports.js';
-import { startStorageDaemon, type StorageDaemon } from './storage-daemon.js';
+import { createLab, type Lab, type LabOptions } from './lab.js';
 
-/** Everything that backups need, for one test file: a namespace, a database, a repository, a hypervisor, and workers. */
-export interface World {
-  /** A directory of this world's own, which goes with it. */
-  directory: string;
-  config: Config;
-  database: TestDatabase;
-  client: Client;
-  namespace: string;
-  repository: { id: string; path: string };
-  /** Starts a VM without guest on the world's QMP hypervisor; it stops with the world. */
-  startVM: (
-    name: string,
-    disks: { key: string; sizeBytes: number; format?: 'qcow2' | 'raw' }[],
-  ) => Promise<StorageDaemon>;
-  start: (input: BackupVMRequest, workflowId?: string) => Promise<WorkflowHandle<() => Promise<BackupVMResult>>>;
-  backUp: (input: BackupVMRequest, workflowId?: string) => Promise<BackupVMResult>;
-  close: () => Promise<void>;
-}
-
-export interface WorldOptions {
-  /** What its one hypervisor is: a folder of QMP sockets, or the system's libvirt. */
-  hypervisor?: 'qmp' | 'libvirt';
-  /** How many ports its host may lease. */
-  ports?: number;
-  /** Without, the server does not know our search attributes. */
-  withSearchAttributes?: boolean;
-}
+/** Everything that backups need, for one test file: a lab, and workers in this process. */
+export type World = Lab;
+export type WorldOptions = LabOptions;
 
 export async function createWorld(purpose: string, options: WorldOptions = {}): Promise<World> {
-  const directory = await mkdtemp(join(tmpdir(), 'backupvm-world-'));
-  await chmod(directory, 0o755); // guests run as a user of their own
-  const database = await createTestDatabase(purpose);
-  const namespace = await createNamespace(options.withSearchAttributes ?? true);
-  const config = await makeConfig(directory, database, options.ports ?? 16);
-  const repositoryPath = join(directory, 'repository');
-  await mkdir(repositoryPath);
-  const { id } = await createMarker(repositoryPath, 'store');
-  await addRepository(database.db, { id, name: 'store', host: config.host, path: repositoryPath });
-  const machines = join(directory, 'machines');
-  await mkdir(machines);
-  const kind = options.hypervisor ?? 'qmp';
-  const uri = kind === 'qmp' ? `qmp://${machines}` : systemUri;
-  await addHypervisor(database.db, { name: 'lab', kind, uri, host: config.host });
-
-  const clientConnection = await Connection.connect({ address: inject('temporalAddress') });
-  const client = new Client({ connection: clientConnection, namespace });
-  const connection = await NativeConnection.connect({ address: inject('temporalAddress') });
-  const workers = await createWorkers(config, { db: database.db, connection, namespace });
+  const temporalAddress = inject('temporalAddress');
+  const lab = await createLab(
+    purpose,
+    { templateDatabaseUrl: inject('templateDatabaseUrl'), temporalAddress },
+    options,
+  );
+  const connection = await NativeConnection.connect({ address: temporalAddress });
+  const workers = await createWorkers(lab.config, { db: lab.database.db, connection, namespace: lab.namespace });
   const running = Promise.all(workers.map((worker) => worker.run()));
-  const daemons: StorageDaemon[] = [];
-
-  const start: World['start'] = (input, workflowId = `backup-vm/${input.vm}`) =>
-    client.workflow.start<(input: BackupVMRequest) => Promise<BackupVMResult>>('BackupVM', {
-      taskQueue: mainQueue,
-      workflowId,
-      args: [input],
-    });
   return {
-    directory,
-    config,
-    database,
-    client,
-    namespace,
-    repository: { id, path: repositoryPath },
-    async startVM(name, disks) {
-      const daemon = await startStorageDaemon({ directory: machines, name, disks });
-      daemons.push(daemon);
-      return daemon;
-    },
-    start,
-    backUp: async (input, workflowId) => (await start(input, workflowId)).result(),
+    ...lab,
     async close() {
       await stopWorkers(workers, running);
       await connection.close();
-      await clientConnection.close();
-      await Promise.all(daemons.map((daemon) => daemon.stop()));
-      await database.drop();
-      await rm(directory, { recursive: true });
+      await lab.close();
     },
   };
 }
@@ -104,58 +30,4 @@ export async function createWorld(purpose: string, options: WorldOptions = {}): 
 async function stopWorkers(workers: readonly Worker[], running: Promise<unknown>): Promise<void> {
   for (const worker of workers) worker.shutdown();
   await running;
-}
-
-async function makeConfig(directory: string, database: TestDatabase, ports: number): Promise<Config> {
-  const { first, last } = await freePorts(ports);
-  return {
-    host: 'test-host',
-    database: { pool: { connectionString: database.url }, address: new URL(database.url).host },
-    nbdPorts: { first, last },
-    scratchDir: join(directory, 'scratch'),
-    runDir: join(directory, 'run'),
-    copySlots: 4,
-    logLevel: 'warn',
-  };
-}
-
-/** A namespace of its own: the main task queue has one name, and another file's worker must not take this file's tasks. */
-async function createNamespace(withSearchAttributes: boolean): Promise<string> {
-  const namespace = `test-${randomBytes(6).toString('hex')}`;
-  const connection = await Connection.connect({ address: inject('temporalAddress') });
-  try {
-    const retention = { seconds: 86_400 as unknown as Long };
-    await connection.workflowService.registerNamespace({ namespace, workflowExecutionRetentionPeriod: retention });
-    if (withSearchAttributes) {
-      const keyword = 2; // IndexedValueType KEYWORD
-      const types = Object.fromEntries(Object.values(searchAttributes).map(({ name }) => [name, keyword]));
-      await untilAccepted(() => connection.operatorService.addSearchAttributes({ namespace, searchAttributes: types }));
-    }
-    // The server's caches learn of a new namespace a moment later.
-    await untilAccepted(() =>
-      connection.workflowService.describeTaskQueue({ namespace, taskQueue: { name: mainQueue } }),
-    );
-    return namespace;
-  } finally {
-    await connection.close();
-  }
-}
-
-type Long = NonNullable<
-  NonNullable<
-    Parameters<Connection['workflowService']['registerNamespace']>[0]['workflowExecutionRetentionPeriod']
-  >['seconds']
->;
-
-async function untilAccepted(call: () => Promise<unknown>): Promise<void> {
-  const deadline = Date.now() + 30_000;
-  for (;;) {
-    try {
-      await call();
-      return;
-    } catch (error) {
-      if (Date.now() > deadline) throw error;
-      await wait(100);
-    }
-  }
 }

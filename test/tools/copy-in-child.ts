@@ -7,7 +7,7 @@ await copyExtents({
   targetUri,
   extents: [{ offset: 0, length: Number(length) }],
   extentListFile,
-  onStart: (identity) => process.stdout.write(`${JSON.stringify(identity)}\n`),
+  onStart: async (identity) => void process.stdout.write(`${JSON.stringify(identity)}\n`),
   onProgress: (fraction) => process.stdout.write(`${fraction}\n`),
   signal: new AbortController().signal,
 });

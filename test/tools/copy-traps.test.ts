@@ -59,7 +59,7 @@ describe('the copy', () => {
       targetUri: uri,
       extents: [{ offset: 0, length: 4 * MiB }],
       extentListFile: bench.path('cancelled.extents'),
-      onStart: (identity) => started.push(identity),
+      onStart: async (identity) => void started.push(identity),
       onProgress: () => controller.abort(reason),
       signal: controller.signal,
     });

@@ -24,6 +24,7 @@ describe('readConfig', () => {
       nbdPorts: { first: 10809, last: 10908 },
       scratchDir: '/var/lib/backupvm/scratch',
       runDir: '/run/backupvm',
+      stallTimeoutMs: 600_000,
       copySlots: 4,
       logLevel: 'info',
     });
@@ -35,6 +36,7 @@ describe('readConfig', () => {
       BACKUPVM_NBD_PORTS: '20000-20000',
       BACKUPVM_SCRATCH_DIR: '/scratch',
       BACKUPVM_RUN_DIR: '/tmp/run',
+      BACKUPVM_STALL_SECONDS: '60',
       BACKUPVM_COPY_SLOTS: '16',
       BACKUPVM_LOG_LEVEL: 'debug',
       DATABASE_URL: 'postgresql://db/backups',
@@ -45,6 +47,7 @@ describe('readConfig', () => {
       nbdPorts: { first: 20000, last: 20000 },
       scratchDir: '/scratch',
       runDir: '/tmp/run',
+      stallTimeoutMs: 60_000,
       copySlots: 16,
       logLevel: 'debug',
     });
@@ -67,9 +70,9 @@ describe('readConfig', () => {
     ['BACKUPVM_NBD_PORTS', '10809-10908 ', 'within 1024-65535'],
     ['BACKUPVM_SCRATCH_DIR', 'scratch', "expected an absolute path, found 'scratch'"],
     ['BACKUPVM_RUN_DIR', './run', "expected an absolute path, found './run'"],
-    ['BACKUPVM_COPY_SLOTS', '0', "expected a whole number from 1 to 999, found '0'"],
-    ['BACKUPVM_COPY_SLOTS', '1000', 'expected a whole number from 1 to 999'],
-    ['BACKUPVM_COPY_SLOTS', '2.5', 'expected a whole number from 1 to 999'],
+    ['BACKUPVM_COPY_SLOTS', '0', "expected a whole number from 1 to 99999, found '0'"],
+    ['BACKUPVM_COPY_SLOTS', '100000', 'expected a whole number from 1 to 99999'],
+    ['BACKUPVM_STALL_SECONDS', '2.5', 'expected a whole number from 1 to 99999'],
     ['BACKUPVM_LOG_LEVEL', 'verbose', "expected one of trace, debug, info, warn, error, found 'verbose'"],
     [
       'DATABASE_URL',

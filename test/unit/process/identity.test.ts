@@ -29,7 +29,7 @@ describe('parseStat', () => {
     ['7 (qemu-nbd) ', 'Z', true],
     ['7 (qemu-nbd) ', 'X', true],
   ])('%s%s: dead is %s', (start, state, isDead) => {
-    expect(parseStat(start + rest(state))).toEqual({ state, startTime: '4711', isDead });
+    expect(parseStat(start + rest(state))).toEqual({ state, startTime: '4711', cpuTicks: 23, isDead });
   });
 });
 
