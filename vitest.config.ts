@@ -24,6 +24,18 @@ export default defineConfig({
       {
         extends: true,
         test: {
+          name: 'faults',
+          include: ['test/faults/**/*.test.ts'],
+          globalSetup: ['test/support/servers.ts', 'test/faults/bundle.ts'],
+          setupFiles: ['test/support/quiet.ts'],
+          maxConcurrency: 10, // a row mostly waits, for a heartbeat that does not come
+          testTimeout: 600_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
           name: 'libvirt',
           include: ['test/libvirt/**/*.test.ts'],
           globalSetup: ['test/support/servers.ts', 'test/support/libvirtd.ts'],

@@ -19,8 +19,11 @@ declare module 'vitest' {
   }
 }
 
+/** The rest comes from test/faults/bundle.ts. */
+type Provided = Omit<ProvidedContext, 'workflowBundlePath'>;
+
 interface Servers {
-  provided: ProvidedContext;
+  provided: Provided;
   stop: () => Promise<void>;
 }
 
@@ -32,7 +35,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const running = (shared.backupvmServers ??= { users: 0, servers: startServers() });
   running.users += 1;
   const { provided, stop } = await running.servers;
-  for (const key of Object.keys(provided) as (keyof ProvidedContext)[]) project.provide(key, provided[key]);
+  for (const key of Object.keys(provided) as (keyof Provided)[]) project.provide(key, provided[key]);
 
   return async () => {
     running.users -= 1;

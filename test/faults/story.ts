@@ -1,0 +1,198 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { WorkflowHandle } from '@temporalio/client';
+import { expect, inject } from 'vitest';
+import type { BackupVMResult } from '../../src/domain/result.js';
+import { mainQueue } from '../../src/workflows/messages.js';
+import type { ReconcileHostResult } from '../../src/workflows/reconcile-host.js';
+import { firstDifference, restore } from '../support/content.js';
+import { findDamage, findLeftovers, ownProcesses, type Leftovers } from '../support/end-state.js';
+import { createLab, type Lab, type LabOptions, type Servers } from '../support/lab.js';
+import type { StorageDaemon } from '../support/storage-daemon.js';
+import { until } from '../support/until.js';
+import type { KillPoint } from './kill-point.js';
+import { startWorkerProcess, type WorkerProcess } from './worker-process.js';
+
+export const MiB = 1024 * 1024;
+const disks = [
+  { key: 'root', sizeBytes: 4 * MiB },
+  { key: 'data', sizeBytes: 2 * MiB },
+];
+
+/** The workflow that the fault meets; the backups before and after it have ids of their own. */
+export const faultyId = 'backup-vm/vm/faulty';
+
+/**
+ * One row of the fault table: a VM with a sealed full, a backup that meets the fault, and what must be true afterwards. Keeps a
+ * raw witness of what the disks held at each restore point.
+ */
+export interface Story {
+  lab: Lab;
+  vm: StorageDaemon;
+  firstWorker: WorkerProcess;
+  /** Another one, which the story ends. */
+  startWorker: (killPoint?: KillPoint) => Promise<WorkerProcess>;
+  /** The guest writes, and the backup that meets the fault begins. */
+  startFaulty: (options?: FaultyOptions) => Promise<WorkflowHandle<() => Promise<BackupVMResult>>>;
+  /** Holds the faulty backup in the middle of its copies: each runs, and none comes to its end until `vm.resume`. */
+  holdCopies: () => Promise<void>;
+  reconcile: () => Promise<ReconcileHostResult>;
+  /** See `expectRecovered`. */
+  expectRecovered: (expected: Recovery) => Promise<void>;
+}
+
+export interface FaultyOptions {
+  quiesce?: 'require';
+  workflowExecutionTimeout?: '10s';
+}
+
+export interface Recovery {
+  /** How the faulty backup ended, as the job's row says it; `none` where no job came to be. */
+  outcome: 'complete' | 'failed' | 'cancelled' | 'none';
+  /** Types of the next backup's disks. Default: incremental. */
+  next?: 'full';
+}
+
+const nothing: Leftovers = {
+  ...{ processes: [], leases: [], openPorts: [], source: [], openJobs: [] },
+  ...{ unfinished: [], strayFiles: [], scratch: [], run: [] },
+};
+
+/** Tells one story in a lab of its own, and clears it away. The full is sealed, by the first worker, when `tell` is called. */
+export async function withStory(
+  purpose: string,
+  tell: (story: Story) => Promise<void>,
+  options: LabOptions & { servers?: Servers; killPoint?: KillPoint } = {},
+): Promise<void> {
+  const servers = options.servers ?? {
+    templateDatabaseUrl: inject('templateDatabaseUrl'),
+    temporalAddress: inject('temporalAddress'),
+  };
+  const lab = await createLab(purpose, servers, options);
+  const workers: WorkerProcess[] = [];
+  try {
+    const startWorker = async (killPoint?: KillPoint) => {
+      const worker = await startWorkerProcess(lab, inject('workflowBundlePath'), killPoint);
+      workers.push(worker);
+      return worker;
+    };
+    const firstWorker = await startWorker(options.killPoint);
+    await tell({ ...(await beginStory(lab)), startWorker, firstWorker });
+  } finally {
+    await Promise.all(workers.map((worker) => worker.kill()));
+    for (const { pid } of await ownProcesses(lab)) killIfThere(pid);
+    await lab.close();
+  }
+}
+
+async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstWorker'>> {
+  const vm = await lab.startVM('vm', disks);
+  const witnesses: string[] = [];
+  const points: { witness: string; disks: { key: string; path: string }[] }[] = [];
+
+  async function keepWitness(): Promise<string> {
+    const directory = join(lab.directory, 'witnesses', String(witnesses.length));
+    await mkdir(directory, { recursive: true });
+    for (const { key } of disks) await vm.read(key, join(directory, key));
+    witnesses.push(directory);
+    return directory;
+  }
+  async function backUp(workflowId: string): Promise<BackupVMResult> {
+    const witness = await keepWitness();
+    const result = await lab.backUp({ vm: 'vm' }, workflowId);
+    points.push({ witness, disks: result.disks });
+    return result;
+  }
+
+  for (const { key } of disks) await vm.write(key, 0, MiB, 0x11);
+  await backUp('backup-vm/vm/first');
+  return {
+    lab,
+    vm,
+    async startFaulty({ quiesce, workflowExecutionTimeout } = {}) {
+      await vm.write('root', MiB / 2, MiB, 0x22);
+      await vm.zero('data', 0, MiB / 2);
+      await keepWitness();
+      const input = { vm: 'vm', ...(quiesce && { quiesce }) };
+      return lab.start(input, faultyId, workflowExecutionTimeout && { workflowExecutionTimeout });
+    },
+    holdCopies: () => holdCopies(lab, vm),
+    reconcile: () =>
+      lab.client.workflow.execute<(input: { host: string }) => Promise<ReconcileHostResult>>('ReconcileHost', {
+        taskQueue: mainQueue,
+        workflowId: `reconcile/${lab.config.host}`,
+        args: [{ host: lab.config.host }],
+      }),
+    async expectRecovered({ outcome, next }) {
+      await expectNothingLeft(lab);
+      const faulty = await faultyJob(lab);
+      expect(faulty?.status ?? 'none').toBe(outcome);
+      if (faulty?.status === 'complete') points.push({ witness: witnesses[1] ?? '', disks: faulty.disks });
+
+      await vm.write('root', 2 * MiB, MiB / 4, 0x33);
+      await vm.write('data', MiB / 4, MiB / 2, 0x44);
+      const { disks: types } = await backUp('backup-vm/vm/next');
+      expect(types.map(({ type }) => type)).toEqual(disks.map(() => next ?? 'incremental'));
+      await expectNothingLeft(lab);
+      for (const point of points) await expectSameAsWitness(lab, point);
+    },
+  };
+}
+
+/** No process, lease, open port, snapshot, unfinished file or open job; every restore point whole and as it was sealed. */
+async function expectNothingLeft(lab: Lab): Promise<void> {
+  // What the fault killed may still be on its way out; workflows are not waited for: they have ended.
+  const isEmpty = (found: Leftovers) => Object.values(found).every((list: unknown[]) => list.length === 0);
+  await until('nothing to be left', async () => isEmpty(await findLeftovers(lab)), 5_000).catch(() => undefined);
+  expect(await findLeftovers(lab)).toEqual(nothing);
+  expect(await findDamage(lab)).toEqual({ missingFiles: [], changedFiles: [] });
+}
+
+async function expectSameAsWitness(
+  lab: Lab,
+  point: { witness: string; disks: { key: string; path: string }[] },
+): Promise<void> {
+  for (const { key, path } of point.disks) {
+    const restored = join(lab.directory, 'restored');
+    await restore(join(lab.repository.path, path), restored);
+    const differs = await firstDifference(join(point.witness, key), restored);
+    expect(differs, `first differing byte of ${path}`).toBeUndefined();
+  }
+}
+
+async function faultyJob(
+  lab: Lab,
+): Promise<{ status: Recovery['outcome']; disks: { key: string; path: string }[] } | undefined> {
+  const { rows } = await lab.database.pool.query<{ status: Recovery['outcome']; key: string | null; path: string }>(
+    `select j.status, d.disk_key as key, d.path from backup_jobs j left join backup_disks d on d.job_id = j.id
+     where j.workflow_id = $1 order by j.started_at`,
+    [faultyId],
+  );
+  const last = rows.at(-1);
+  return last && { status: last.status, disks: rows.flatMap(({ key, path }) => (key === null ? [] : [{ key, path }])) };
+}
+
+/** Stops the storage daemon while both copies run, nbdkit included: whoever reads from it waits. */
+async function holdCopies(lab: Lab, vm: StorageDaemon): Promise<void> {
+  await until('the faulty copies', async () => {
+    const { rows } = await lab.database.pool.query(
+      `select 1 from nbd_exports e join backup_jobs j on j.id = e.job_id where j.workflow_id = $1 and e.pid is not null`,
+      [faultyId],
+    );
+    if (rows.length > 0) vm.pause();
+    return rows.length > 0;
+  });
+  await until('nbdcopy to wait', async () => {
+    const programs = (await ownProcesses(lab)).map(({ program }) => program);
+    return programs.includes('nbdcopy') && programs.includes('nbdkit');
+  });
+}
+
+/** Kills one process; one that is gone is success. */
+export function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}

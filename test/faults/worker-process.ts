@@ -1,0 +1,60 @@
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Lab } from '../support/lab.js';
+import type { Death, KillPoint } from './kill-point.js';
+import type { WorkerOrder } from './worker.js';
+
+/** A worker in a process of its own. */
+export interface WorkerProcess {
+  pid: number;
+  /** How it ended: the signal, or the exit code. */
+  ended: Promise<string>;
+  /** Waits for its death at the kill point, and tells of it. */
+  death: () => Promise<Death>;
+  kill: () => Promise<string>;
+  /** As a deploy does. */
+  terminate: () => Promise<string>;
+}
+
+/** Starts one, and returns when it is about to poll. It ends with us. */
+export async function startWorkerProcess(
+  lab: Lab,
+  workflowBundlePath: string,
+  killPoint: KillPoint | null = null,
+): Promise<WorkerProcess> {
+  const { config, temporalAddress, namespace, repository } = lab;
+  const deathFile = join(lab.directory, 'death.json');
+  const order: WorkerOrder = {
+    ...{ config, temporalAddress, namespace, workflowBundlePath, deathFile, killPoint },
+    repositoryPath: repository.path,
+  };
+  const child = fork(fileURLToPath(new URL('worker.ts', import.meta.url)), {
+    execArgv: ['--import', 'tsx'],
+    env: { ...process.env, WORKER_ORDER: JSON.stringify(order) },
+  });
+  const ended = new Promise<string>((resolve) =>
+    child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`)),
+  );
+  const end = (signal: 'SIGKILL' | 'SIGTERM') => {
+    child.kill(signal);
+    return ended;
+  };
+  const started = await Promise.race([once(child, 'message').then(() => 'ready'), ended]);
+  if (started !== 'ready') throw new Error(`The worker ended before it was ready: ${started}`);
+  return {
+    pid: child.pid ?? 0,
+    ended,
+    async death() {
+      const how = await ended;
+      if (how !== 'SIGKILL') throw new Error(`Expected the worker to be killed at its kill point, found ${how}`);
+      const death = JSON.parse(await readFile(deathFile, 'utf8')) as Death;
+      await rm(deathFile);
+      return death;
+    },
+    kill: () => end('SIGKILL'),
+    terminate: () => end('SIGTERM'),
+  };
+}

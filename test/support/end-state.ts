@@ -1,0 +1,147 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { manifestPath } from '../../src/domain/names.js';
+import { fileChecksum } from '../../src/repository/files.js';
+import { changeIdOf } from '../../src/sources/source.js';
+import { withQMP } from '../../src/sources/qmp/client.js';
+import { isOurs, readGraph } from '../../src/sources/qmp/nodes.js';
+import type { Lab } from './lab.js';
+
+/** What must not be there when nothing runs. Each list is empty then. */
+export interface Leftovers {
+  /** Command lines of qemu-nbd, nbdcopy and nbdkit that work for this lab. A zombie is dead. */
+  processes: string[];
+  leases: string[];
+  /** Ports of the host's range that somebody listens on. */
+  openPorts: number[];
+  /** Nodes, exports, jobs and bitmaps at the source, but not the bitmaps that the next incrementals start from. */
+  source: string[];
+  openJobs: string[];
+  /** Rows that still speak of an unfinished file. */
+  unfinished: string[];
+  /** Files that no restore point has. */
+  strayFiles: string[];
+  scratch: string[];
+  run: string[];
+}
+
+/** What a restore point lacks. */
+export interface Damage {
+  missingFiles: string[];
+  /** Files whose checksum is not the one that was sealed. */
+  changedFiles: string[];
+}
+
+/** Looks at processes, rows, ports, files, and at the VMs of the QMP hypervisor that run. */
+export async function findLeftovers(lab: Lab): Promise<Leftovers> {
+  const { config, repository } = lab;
+  const column = (query: string) => readColumn(lab, query);
+  const sealed = new Set(await sealedFiles(lab));
+  const files = await filesBelow(repository.path);
+  return {
+    processes: (await ownProcesses(lab)).map(({ commandLine }) => commandLine),
+    leases: await column(`select port || ' of ' || export_name as value from nbd_exports`),
+    openPorts: await listeningPorts(config.nbdPorts),
+    source: await sourceLeftovers(lab),
+    openJobs: await column(
+      `select id || ' ' || status as value from backup_jobs where status in ('running', 'aborting')`,
+    ),
+    unfinished: await column(`select attempt_path as value from backup_disks where attempt_path is not null`),
+    strayFiles: files.filter((file) => isBackupFile(file) && !sealed.has(file)),
+    scratch: await filesBelow(config.scratchDir),
+    run: await filesBelow(config.runDir),
+  };
+}
+
+/** Reads every file of every restore point. */
+export async function findDamage(lab: Lab): Promise<Damage> {
+  const { rows } = await lab.database.pool.query<{ path: string; checksum: string }>(
+    `select d.path, d.checksum from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'complete'`,
+  );
+  const damage: Damage = { missingFiles: [], changedFiles: [] };
+  for (const { path, checksum } of rows) {
+    const file = join(lab.repository.path, path);
+    const found = await fileChecksum(file, AbortSignal.timeout(60_000)).catch(() => undefined);
+    if (found === undefined) damage.missingFiles.push(path);
+    else if (found !== checksum) damage.changedFiles.push(path);
+  }
+  const present = new Set(await filesBelow(lab.repository.path));
+  damage.missingFiles.push(...(await sealedFiles(lab)).filter((file) => file.endsWith('.json') && !present.has(file)));
+  return damage;
+}
+
+export interface OwnProcess {
+  pid: number;
+  program: string;
+  commandLine: string;
+}
+
+/** Programs that serve or copy for this lab. */
+export async function ownProcesses({ directory }: Pick<Lab, 'directory'>): Promise<OwnProcess[]> {
+  const found: OwnProcess[] = [];
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const raw = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => ''); // empty for a zombie
+    const commandLine = raw.replaceAll('\0', ' ').replaceAll('%2F', '/').trim();
+    const program = /^\S*(qemu-nbd|nbdcopy|nbdkit|setpriv) /.exec(commandLine)?.[1];
+    if (program === undefined || !commandLine.includes(directory)) continue;
+    if (!commandLine.includes('qemu-storage-daemon')) found.push({ pid: Number(entry), program, commandLine });
+  }
+  return found;
+}
+
+async function readColumn(lab: Lab, query: string): Promise<string[]> {
+  return (await lab.database.pool.query<{ value: string }>(query)).rows.map(({ value }) => value);
+}
+
+/** The images of restore points, and the manifest that stands for each. */
+async function sealedFiles(lab: Lab): Promise<string[]> {
+  const images = await readColumn(
+    lab,
+    `select d.path as value from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'complete'`,
+  );
+  const { rows } = await lab.database.pool.query<{ directory: string; pointTime: Date }>(
+    `select c.directory, j.point_time as "pointTime" from backup_jobs j join vm_backup_contexts c on c.id = j.context_id
+     where j.status = 'complete'`,
+  );
+  return [...images, ...rows.map(({ directory, pointTime }) => manifestPath(directory, pointTime))];
+}
+
+const isBackupFile = (file: string) => !/(^|\/)(\.backupvm-repository\.json|filler|lost\+found)/.test(file);
+
+async function listeningPorts({ first, last }: { first: number; last: number }): Promise<number[]> {
+  const lines = (await readFile('/proc/net/tcp', 'latin1')).split('\n').slice(1);
+  const listening = lines.map((line) => line.trim().split(/\s+/)).filter((fields) => fields[3] === '0A');
+  const ports = listening.map((fields) => parseInt(fields[1]?.split(':')[1] ?? '', 16));
+  return ports.filter((port) => port >= first && port <= last);
+}
+
+async function sourceLeftovers(lab: Lab): Promise<string[]> {
+  const machines = join(lab.directory, 'machines');
+  const heads = await readColumn(
+    lab,
+    `select distinct change_id as value from backup_disks where is_head and change_id is not null`,
+  );
+  const found: string[] = [];
+  for (const socket of (await readdir(machines)).filter((file) => file.endsWith('.qmp'))) {
+    const graph = await withQMP(join(machines, socket), AbortSignal.timeout(30_000), readGraph).catch(() => undefined);
+    if (!graph) continue; // it does not run
+    const bitmaps = graph.nodes.flatMap((node) => node['dirty-bitmaps'].map(({ name }) => name));
+    const names = [
+      ...graph.nodes.map((node) => node['node-name']),
+      ...graph.exports.map(({ id }) => id),
+      ...graph.jobIds,
+    ];
+    const stray = bitmaps.filter((name) => isOurs(name) || (name.startsWith(changeIdOf('')) && !heads.includes(name)));
+    found.push(...[...names.filter(isOurs), ...stray].map((name) => `${socket}: ${name}`));
+  }
+  return found;
+}
+
+export async function filesBelow(directory: string): Promise<string[]> {
+  const entries = await readdir(directory, { recursive: true, withFileTypes: true }).catch(() => []);
+  return entries
+    .filter((entry) => !entry.isDirectory())
+    .map((entry) => relative(directory, join(entry.parentPath, entry.name)))
+    .sort();
+}
