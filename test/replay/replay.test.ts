@@ -1,0 +1,70 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { bundleWorkflowCode, DefaultLogger, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
+import { DeterminismViolationError } from '@temporalio/workflow';
+import { beforeAll, describe, expect, test } from 'vitest';
+
+const pathOf = (file: string) => fileURLToPath(new URL(file, import.meta.url));
+const histories = pathOf('../histories/');
+const stored = (await readdir(histories, { recursive: true })).filter((name) => name.endsWith('.json')).sort();
+
+interface StoredHistory {
+  events: { eventType: string; workflowExecutionStartedEventAttributes?: { workflowId: string } }[];
+}
+
+async function read(name: string): Promise<StoredHistory> {
+  return JSON.parse(await readFile(join(histories, name), 'utf8')) as StoredHistory;
+}
+
+async function bundle(file: string): Promise<WorkflowBundleWithSourceMap> {
+  return bundleWorkflowCode({ workflowsPath: pathOf(file), logger: new DefaultLogger('ERROR') });
+}
+
+/** Goes through a history as a worker does that takes the run over. */
+async function replay(workflowBundle: WorkflowBundleWithSourceMap, name: string): Promise<void> {
+  const history = await read(name);
+  const workflowId = history.events[0]?.workflowExecutionStartedEventAttributes?.workflowId;
+  await Worker.runReplayHistory({ workflowBundle }, history, workflowId);
+}
+
+describe("today's workflow code", () => {
+  let today: WorkflowBundleWithSourceMap;
+  beforeAll(async () => {
+    today = await bundle('../../src/workflows/index.ts');
+  });
+
+  test.each(stored)('replays %s', (name) => replay(today, name));
+});
+
+describe('a workflow', () => {
+  test.each([
+    ['takes a step more', 'a-step-more.ts'],
+    ['takes its steps in another order', 'another-order.ts'],
+  ])('that %s is found out', async (_what, file) => {
+    const changed = await bundle(`./changed/${file}`);
+    await expect(replay(changed, 'BackupVM/full.json')).rejects.toThrow(DeterminismViolationError);
+  });
+});
+
+describe('the stored history', () => {
+  const closed = (how: string) => `WORKFLOW_EXECUTION_${how}`;
+  test.each([
+    ['full', closed('COMPLETED')],
+    ['incremental', closed('COMPLETED')],
+    ['nothing-changed', closed('COMPLETED')],
+    ['full-change-id-lost', closed('COMPLETED')],
+    ['waited-for-a-port', 'TIMER_FIRED', closed('COMPLETED')],
+    ['copied-anew', 'ACTIVITY_TASK_FAILED', 'TIMER_FIRED', closed('COMPLETED')],
+    ['cancelled-in-copy', closed('CANCEL_REQUESTED'), 'ACTIVITY_TASK_CANCEL_REQUESTED', closed('CANCELED')],
+    ['failed-change-id-lost', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
+    ['failed-parent-unusable', 'ACTIVITY_TASK_FAILED', 'ACTIVITY_TASK_CANCEL_REQUESTED', closed('FAILED')],
+    ['refused-unknown-vm', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
+    ['refused-already-running', 'MARKER_RECORDED', closed('FAILED')],
+    ['refused-bad-input', closed('FAILED')],
+  ])('%s of BackupVM is what it is called', async (name, ...expected) => {
+    const { events } = await read(`BackupVM/${name}.json`);
+    const found = events.map(({ eventType }) => eventType.replace('EVENT_TYPE_', ''));
+    expect(found.filter((type, index) => expected.includes(type) && found.indexOf(type) === index)).toEqual(expected);
+  });
+});
