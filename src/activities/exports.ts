@@ -88,6 +88,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
         const process = await startExport({ file, port, exportName, pidFile, connections: copyConnections, signal });
         if (!(await recordProcess(db, disk.id, process))) {
           await stopProcess(process, exportStopTimeouts); // clean-up has been here meanwhile, and did not know of it
+          await removeFile(pidFile);
           await removeFile(file);
           throw tooLate(job.id);
         }

@@ -1,5 +1,4 @@
 import { mkdir } from 'node:fs/promises';
-import { Context } from '@temporalio/activity';
 import { planDisks, recordSource, replanAsFull, type BackupDisk } from '../db/disks.js';
 import { recordSnapshot } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
@@ -84,9 +83,11 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
 
     /** Ends the snapshot as soon as the last byte is copied: while it is open, it costs the guest. */
     async closeSnapshot(input: { jobId: string }): Promise<void> {
-      const { context, hypervisor } = await getJobRows(db, input.jobId);
-      requireHost(host, hypervisor);
-      await createSource(hypervisor).closeSnapshot(context.vmId, input.jobId, Context.current().cancellationSignal);
+      await heartbeating(async (signal) => {
+        const { context, hypervisor } = await getJobRows(db, input.jobId);
+        requireHost(host, hypervisor);
+        await createSource(hypervisor).closeSnapshot(context.vmId, input.jobId, signal);
+      });
     },
   };
 

@@ -9,6 +9,12 @@ import type { TransferActivities } from '../activities/transfers.js';
 import { controlQueue, copyQueue } from './messages.js';
 
 /**
+ * A cancelled step is waited for: clean-up must find what it made, and nobody who still makes more. Said here because the SDK
+ * does not wait by default, whatever its documentation says. Only for steps with heartbeats: without, no cancellation arrives.
+ */
+const toItsEnd = { cancellationType: 'WAIT_CANCELLATION_COMPLETED' } as const;
+
+/**
  * Steps that only touch the database. Local, because each is one short query: a regular activity would cost six events of
  * history for it. A database that is away for a while only delays them.
  */
@@ -31,6 +37,7 @@ export function probeSteps(host: string) {
 /** Short steps on the host. After a crash they wait for its worker to come back. */
 export function hostSteps(host: string, summary: string) {
   return proxyActivities<SnapshotActivities & ExportActivities>({
+    ...toItsEnd,
     summary,
     taskQueue: controlQueue(host),
     startToCloseTimeout: '30 minutes', // mapping a large disk, reading a parent's checksum anew
@@ -42,6 +49,7 @@ export function hostSteps(host: string, summary: string) {
 /** The copy. One attempt: a second one needs a clean file, so the workflow begins anew. */
 export function copySteps(host: string, summary: string) {
   return proxyActivities<TransferActivities>({
+    ...toItsEnd,
     summary,
     taskQueue: copyQueue(host),
     startToCloseTimeout: '7 days', // the largest disk over the slowest link
@@ -53,6 +61,7 @@ export function copySteps(host: string, summary: string) {
 /** Checking, checksums and the seal: as long as reading every new file once takes. */
 export function sealSteps(host: string) {
   return proxyActivities<SealActivities>({
+    ...toItsEnd,
     taskQueue: copyQueue(host),
     startToCloseTimeout: '2 days',
     heartbeatTimeout: '30 seconds',
