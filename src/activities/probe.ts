@@ -1,9 +1,9 @@
-import { Context } from '@temporalio/activity';
 import { getHypervisor } from '../db/hypervisors.js';
 import { getRepository } from '../db/repositories.js';
 import { probeRepository } from '../repository/marker.js';
 import type { VMDescription } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
+import { heartbeating } from './heartbeat.js';
 import { requireHost } from './job-rows.js';
 
 export interface Probe {
@@ -17,14 +17,15 @@ export function createProbeActivities({ db, host, nbdPorts, createSource }: Host
   return {
     /** Asks the host before anything is made: who the VM is, and whether the repository is there and can be written. */
     async probeHost(input: { hypervisorId: string; repositoryId: string; vm: string }): Promise<Probe> {
-      const { cancellationSignal } = Context.current();
-      const hypervisor = await getHypervisor(db, input.hypervisorId);
-      const repository = await getRepository(db, input.repositoryId);
-      requireHost(host, hypervisor);
-      requireHost(host, repository);
-      const { freeBytes } = await probeRepository(repository.path, repository.id);
-      const vm = await createSource(hypervisor).describeVM(input.vm, cancellationSignal);
-      return { vm, freeBytes, ports: nbdPorts };
+      return heartbeating(async (signal) => {
+        const hypervisor = await getHypervisor(db, input.hypervisorId);
+        const repository = await getRepository(db, input.repositoryId);
+        requireHost(host, hypervisor);
+        requireHost(host, repository);
+        const { freeBytes } = await probeRepository(repository.path, repository.id);
+        const vm = await createSource(hypervisor).describeVM(input.vm, signal);
+        return { vm, freeBytes, ports: nbdPorts };
+      });
     },
   };
 }

@@ -30,6 +30,7 @@ export function probeSteps(host: string) {
     taskQueue: controlQueue(host),
     scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
     startToCloseTimeout: '5 minutes', // virsh and the repository's file system may be slow, not dead
+    heartbeatTimeout: '30 seconds', // a worker that dies is noticed within this time
     retry: { maximumAttempts: 5 },
   });
 }
