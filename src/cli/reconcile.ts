@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
 import { readConfig } from '../config/config.js';
+import { formatBytes } from '../domain/format-bytes.js';
 import type { ReconcileHostResult } from '../workflows/reconcile-host.js';
 import { mainQueue } from '../workflows/messages.js';
 import { addCommand } from './command.js';
 import { withTemporal } from './connect.js';
 import { describeWorkflowFailure } from './failure.js';
-import { formatTable, shortId } from './format.js';
+import { formatTable, printable, shortId } from './format.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 
 interface ReconcileOptions extends CommonOptions {
@@ -18,7 +19,7 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
   addCommand(
     program,
     'reconcile',
-    'Clean up after backups whose workflow was terminated or timed out',
+    'Clean up after backups whose workflow was terminated or timed out, and show what nobody owns',
     'reconcile --dry-run',
   )
     .option('--host <host>', 'whose backups (default: this machine)')
@@ -31,7 +32,7 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
           return (await client.workflow.execute('ReconcileHost', {
             taskQueue: mainQueue,
             workflowId,
-            args: [{ host, dryRun: options.dryRun === true }],
+            args: [{ host, dryRun: options.dryRun === true, survey: true }],
           })) as ReconcileHostResult;
         } catch (error) {
           throw describeWorkflowFailure(error, workflowId);
@@ -41,8 +42,19 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
     });
 }
 
-function describe({ host, orphans }: ReconcileHostResult, colours: boolean): string {
-  if (orphans.length === 0) return `Nothing to clean up on host '${host}'`;
+function describe(result: ReconcileHostResult, colours: boolean): string {
+  const { host, orphans, problems } = result;
+  const found = listFound(result);
+  const foundTable = formatTable(['FOUND, LEFT ALONE', 'WHERE', 'WHY'], found, { colours });
+  return [
+    orphans.length === 0 ? `Nothing to clean up on host '${host}'` : orphanTable(orphans, colours),
+    ...(found.length === 0 ? [] : ['', foundTable]),
+    ...moreLines(result),
+    ...problems.map((problem) => printable(`Warning: ${problem}`)),
+  ].join('\n');
+}
+
+function orphanTable(orphans: ReconcileHostResult['orphans'], colours: boolean): string {
   const rows = orphans.map(({ vm, jobId, workflowId, runState, ports, outcome }) => [
     vm,
     shortId(jobId),
@@ -52,4 +64,39 @@ function describe({ host, orphans }: ReconcileHostResult, colours: boolean): str
     outcome,
   ]);
   return formatTable(['VM', 'JOB', 'WORKFLOW', 'ITS RUN', 'PORTS', 'OUTCOME'], rows, { colours });
+}
+
+function listFound({ unknownExports, unknownFiles, changedFiles }: ReconcileHostResult): string[][] {
+  const exports = unknownExports?.first ?? [];
+  const files = unknownFiles?.first ?? [];
+  const changed = changedFiles?.first ?? [];
+  return [
+    ...exports.map(({ pid, port, exportName, file }) => [
+      `qemu-nbd, pid ${pid}`,
+      `${port === null ? 'socket' : `port ${port}`}, export '${exportName}', ${file}`,
+      'no lease',
+    ]),
+    ...files.map(({ repository, path, fileBytes }) => [
+      `file, ${formatBytes(fileBytes)}`,
+      `${path} in ${repository}`,
+      'no restore point, no backup that runs',
+    ]),
+    ...changed.map(({ repository, vm, jobId, path, expectedBytes, foundBytes }) => [
+      `restore point ${shortId(jobId)} of ${vm}`,
+      `${path} in ${repository}`,
+      foundBytes === null ? 'file is missing' : `file has ${foundBytes} bytes, sealed with ${expectedBytes}`,
+    ]),
+  ];
+}
+
+/** For each kind of which there are too many to show. */
+function moreLines({ unknownExports, unknownFiles, changedFiles }: ReconcileHostResult): string[] {
+  const kinds = {
+    'qemu-nbd without lease': unknownExports,
+    'unknown files': unknownFiles,
+    'changed files': changedFiles,
+  };
+  return Object.entries(kinds).flatMap(([what, found]) =>
+    found && found.count > found.first.length ? [`… ${found.count - found.first.length} more ${what}`] : [],
+  );
 }

@@ -44,7 +44,10 @@ export function attemptFilePath(finalPath: string, jobId: string, attempt: numbe
   return `${finalPath.slice(0, slash + 1)}.${jobId}.${attempt}.${finalPath.slice(slash + 1)}.partial`;
 }
 
+/** What the names of all our exports begin with. */
+export const exportNamePrefix = 'backupvm/';
+
 /** The NBD export's name: says in `ps` and in the server's log whose it is. */
 export function exportName(jobId: string, diskKey: string): string {
-  return `backupvm/${jobId}/${pathComponent(diskKey)}`;
+  return `${exportNamePrefix}${jobId}/${pathComponent(diskKey)}`;
 }

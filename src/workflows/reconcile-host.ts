@@ -1,6 +1,7 @@
-import { ApplicationFailure, proxyActivities, setCurrentDetails } from '@temporalio/workflow';
+import { ApplicationFailure, isCancellation, proxyActivities, setCurrentDetails } from '@temporalio/workflow';
 import type { OrphanedJob, ReconcileActivities } from '../activities/reconcile.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
+import type { FileSurvey, Found, SurveyActivities, UnknownExport } from '../activities/survey.js';
 import { messageOf } from './failures.js';
 import { controlQueue } from './messages.js';
 import { jobSteps } from './steps.js';
@@ -9,6 +10,8 @@ export interface ReconcileHostInput {
   host: string;
   /** Only says what it would do. */
   dryRun?: boolean;
+  /** Also compares the repositories' files with the rows. Reads every folder: nothing for each minute. */
+  survey?: boolean;
 }
 
 export interface ReconcileHostResult {
@@ -16,14 +19,19 @@ export interface ReconcileHostResult {
   dryRun: boolean;
   /** Jobs whose run had ended without clean-up, and what became of each. */
   orphans: (OrphanedJob & { outcome: 'cleaned up' | 'left' | `clean-up failed: ${string}` })[];
+  /** What is there, is not ours to touch, and was left alone. Null where it was not looked for, or `problems` says why not. */
+  unknownExports: Found<UnknownExport> | null;
+  unknownFiles: FileSurvey['unknownFiles'] | null;
+  changedFiles: FileSurvey['changedFiles'] | null;
+  problems: string[];
 }
 
 /**
  * Cleans up after the runs of a host that could not do so themselves: terminated, timed out or reset ones, whose workflow code
- * does not run any more. Safe at any time, and beside any backup.
+ * does not run any more. Then says what else it found, and leaves that alone. Safe at any time, and beside any backup.
  */
 export async function ReconcileHost(input: ReconcileHostInput): Promise<ReconcileHostResult> {
-  const { host, dryRun = false } = input ?? {};
+  const { host, dryRun = false, survey = false } = input ?? {};
   if (typeof host !== 'string' || host === '') {
     throw ApplicationFailure.nonRetryable(
       `Bad input of ReconcileHost: expected {"host":"NAME"}, found ${JSON.stringify(input)}`,
@@ -41,11 +49,52 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
   const orphans: ReconcileHostResult['orphans'] = [];
   for (const orphan of await findOrphanedJobs()) {
     orphans.push({ ...orphan, outcome: dryRun ? 'left' : await tryToCleanUp(cleanUp, orphan) });
-    setCurrentDetails(
-      orphans.map(({ vm, jobId, runState, outcome }) => `- ${vm}, job ${jobId}: ${runState}; ${outcome}`).join('\n'),
-    );
+    setCurrentDetails(describe(orphans));
   }
-  return { host, dryRun, orphans };
+  const found = await surveyHost(host, survey);
+  setCurrentDetails([describe(orphans), ...found.problems.map((problem) => `- ${problem}`)].join('\n'));
+  return { host, dryRun, orphans, ...found };
+}
+
+function describe(orphans: ReconcileHostResult['orphans']): string {
+  return orphans.map(({ vm, jobId, runState, outcome }) => `- ${vm}, job ${jobId}: ${runState}; ${outcome}`).join('\n');
+}
+
+/** What cannot be looked at now is said, and does not make a failure of the clean-up that is done. */
+async function surveyHost(
+  host: string,
+  withFiles: boolean,
+): Promise<Pick<ReconcileHostResult, 'unknownExports' | 'unknownFiles' | 'changedFiles' | 'problems'>> {
+  const options = { taskQueue: controlQueue(host), retry: { maximumAttempts: 3 } } as const;
+  const { surveyExports } = proxyActivities<SurveyActivities>({
+    ...options,
+    startToCloseTimeout: '1 minute', // reads /proc once
+    scheduleToCloseTimeout: '10 minutes', // an absent host has kept the steps before this one waiting already
+  });
+  const { surveyFiles } = proxyActivities<SurveyActivities>({
+    ...options,
+    startToCloseTimeout: '1 hour', // a look at each of a million files on a network file system
+    scheduleToCloseTimeout: '2 hours',
+    heartbeatTimeout: '30 seconds',
+  });
+  const problems: string[] = [];
+  const unlessItFails = async <T>(what: string, look: () => Promise<T>): Promise<T | null> => {
+    try {
+      return await look();
+    } catch (error) {
+      if (isCancellation(error)) throw error;
+      problems.push(`${what} of host '${host}' could not be looked at: ${messageOf(error)}`);
+      return null;
+    }
+  };
+  const unknownExports = await unlessItFails('The processes', surveyExports);
+  const files = withFiles ? await unlessItFails('The files', surveyFiles) : null;
+  return {
+    unknownExports,
+    unknownFiles: files?.unknownFiles ?? null,
+    changedFiles: files?.changedFiles ?? null,
+    problems: [...problems, ...(files?.problems ?? [])],
+  };
 }
 
 /** One job's trouble does not keep the others waiting. */

@@ -1,0 +1,25 @@
+import { readdir } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+
+/**
+ * The files below a repository whose names are of our kinds: disks, unfinished disks, manifests and their drafts. Relative to
+ * it, in order. What else people keep there is their own.
+ */
+export async function listBackupFiles(root: string, signal: AbortSignal): Promise<string[]> {
+  const found: string[] = [];
+  const folders = [root];
+  for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
+    signal.throwIfAborted();
+    for (const entry of await readdir(folder, { withFileTypes: true })) {
+      const path = join(folder, entry.name);
+      if (entry.isDirectory()) folders.push(path);
+      else if (isBackupFile(entry.name)) found.push(relative(root, path));
+    }
+  }
+  return found.sort();
+}
+
+/** Whether a name is of a kind that we write. */
+export function isBackupFile(name: string): boolean {
+  return /\.(qcow2|partial)$|^backup-.*\.json$|^\.backup-.*\.json\.draft$/.test(name);
+}
