@@ -36,7 +36,7 @@ const controlSlots = 20;
  */
 export async function runWorker(
   config: Config,
-  { only, signal }: { only?: WorkerRole; signal: AbortSignal },
+  { only, takeOver = false, signal }: { only?: WorkerRole; takeOver?: boolean; signal: AbortSignal },
 ): Promise<void> {
   const log = startLog(config.logLevel);
   if (only !== 'workflows') await requireTools();
@@ -50,16 +50,7 @@ export async function runWorker(
     const { connection, namespace } = await connectWorker((options) => NativeConnection.connect(options));
     try {
       const connections = { db: database.db, connection, namespace, only };
-      if (only !== 'workflows') {
-        await reconcileBeforeStart(hostDependencies(config, connections), signal, ({ jobId, vm, runState }, error) => {
-          if (error === undefined) log.info({ jobId, vm, runState }, 'cleaned up after a run that had ended');
-          else
-            log.warn(
-              { jobId, vm, runState, error: messageOf(error) },
-              'could not clean up yet; the reconcile schedule tries again',
-            );
-        });
-      }
+      if (only !== 'workflows') await prepareHost(config, connections, log, { takeOver, signal });
       const workers = await createWorkers(config, connections);
       await runUntil(workers, signal, log, config);
     } finally {
@@ -68,6 +59,28 @@ export async function runWorker(
   } finally {
     await database.close();
   }
+}
+
+/** Before the first poll: the host is this machine's, and what its runs left behind has been cleaned up as far as it can be. */
+async function prepareHost(
+  config: Config,
+  connections: WorkerConnections,
+  log: Logger,
+  { takeOver, signal }: { takeOver: boolean; signal: AbortSignal },
+): Promise<void> {
+  const dependencies = hostDependencies(config, connections);
+  const { db, host, machineId } = dependencies;
+  const left = await claimHost(db, { host, machineId }, { takeOver });
+  if (left)
+    log.warn({ host, machineId, left }, 'took over the host; what still runs on the other machine is not stopped');
+  await reconcileBeforeStart(dependencies, signal, ({ jobId, vm, runState }, error) => {
+    if (error === undefined) log.info({ jobId, vm, runState }, 'cleaned up after a run that had ended');
+    else
+      log.warn(
+        { jobId, vm, runState, error: messageOf(error) },
+        'could not clean up yet; the reconcile schedule tries again',
+      );
+  });
 }
 
 async function runUntil(workers: readonly Worker[], signal: AbortSignal, log: Logger, config: Config): Promise<void> {

@@ -102,7 +102,8 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
         ].join('\n'),
       });
       const { runWorker } = await import('../worker.js'); // reads the settings above
-      await runUntilInterrupted(signal, (ending) => runWorker(config, { signal: ending }), {
+      // Taken over where the folder came from another machine: whoever runs this database is the host that it tells of.
+      await runUntilInterrupted(signal, (ending) => runWorker(config, { takeOver: true, signal: ending }), {
         Postgres: postgres.ended,
         Temporal: temporal.ended,
       });

@@ -21,14 +21,31 @@ export async function addRepository(
         `A repository named '${values.name}' is registered already; choose another name`,
       );
     }
-    if (violatesUnique(error, 'repositories_host_path') || violatesUnique(error, 'repositories_pkey')) {
+    if (violatesUnique(error, 'repositories_pkey')) throw await alreadyRegistered(db, values);
+    if (violatesUnique(error, 'repositories_host_path')) {
       throw new BackupError(
         'AlreadyExists',
-        `The repository at ${values.path} is registered already; see 'backupvm repository list'`,
+        `Expected a repository at ${values.path} that is not registered already, found another marker file there than that of the one that is; see 'backupvm repository list'`,
       );
     }
     throw error;
   }
+}
+
+/** By its id: a directory has one host. Another one sees it over the network, or as a copy, and would write into it beside the first. */
+async function alreadyRegistered(
+  db: Queryable,
+  given: { id: string; host: string; path: string },
+): Promise<BackupError> {
+  const owner = await getRepository(db, given.id);
+  const next =
+    owner.host === given.host
+      ? `see 'backupvm repository list'`
+      : `back up to it through host '${owner.host}', or choose a directory of host '${given.host}' alone`;
+  return new BackupError(
+    'AlreadyExists',
+    `Expected ${given.path} on host '${given.host}' to be no repository yet, found the marker file of '${owner.name}' (${owner.id}), which is registered already, on host '${owner.host}' at ${owner.path}; ${next}`,
+  );
 }
 
 export async function listRepositories(db: Queryable): Promise<RepositoryRow[]> {

@@ -40,20 +40,11 @@ function readId(path: string): string | undefined {
 }
 
 function makeId({ system, own }: MachineIdFiles): string {
-  const id = randomBytes(16).toString('hex');
-  const draft = `${own}.${id}`;
   let problem = 'the file is there, and holds no such id';
   try {
-    mkdirSync(dirname(own), { recursive: true });
-    const file = openSync(draft, 'wx', 0o644);
-    writeSync(file, `${id}\n`);
-    fsyncSync(file);
-    closeSync(file);
-    linkSync(draft, own); // whole or not at all, and never over another worker's
+    keepId(own, randomBytes(16).toString('hex'));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') problem = String(error);
-  } finally {
-    rmSync(draft, { force: true });
   }
   const kept = readId(own);
   if (kept !== undefined) return kept;
@@ -61,4 +52,18 @@ function makeId({ system, own }: MachineIdFiles): string {
     'InvalidConfiguration',
     `Expected an id of this machine, 32 hex digits, in ${system}, or to keep one in ${own}: ${problem}; run 'systemd-machine-id-setup', or put one there`,
   );
+}
+
+function keepId(path: string, id: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const draft = `${path}.${id}`;
+  const file = openSync(draft, 'wx', 0o644);
+  try {
+    writeSync(file, `${id}\n`);
+    fsyncSync(file);
+    linkSync(draft, path); // whole or not at all, and never over another worker's
+  } finally {
+    closeSync(file);
+    rmSync(draft, { force: true });
+  }
 }

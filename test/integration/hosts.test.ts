@@ -1,0 +1,134 @@
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { describe, expect, inject } from 'vitest';
+import { stopExportProcess } from '../../src/activities/export-process.js';
+import type { NbdExport } from '../../src/db/exports.js';
+import { claimHost, requireClaim } from '../../src/db/hosts.js';
+import { addRepository, listRepositories } from '../../src/db/repositories.js';
+import { identify, isAlive } from '../../src/process/identity.js';
+import { readMachineId } from '../../src/process/machine-id.js';
+import { createMarker } from '../../src/repository/marker.js';
+import { test, type TestDatabase } from '../support/database.js';
+import { until } from '../support/until.js';
+import { runCommand } from '../unit/cli/run-command.js';
+
+const [here, there] = ['a'.repeat(32), 'b'.repeat(32)];
+const anError = (code: string, ...parts: string[]): object =>
+  expect.objectContaining({ code, message: expect.stringMatching(parts.join('.*')) as string }) as object;
+
+describe('a host', () => {
+  test('is claimed by the first machine, again by the same one, and by no other', async ({ db }) => {
+    expect(await claimHost(db, { host: 'kvm1', machineId: here })).toBeUndefined();
+    expect(await claimHost(db, { host: 'kvm1', machineId: here })).toBeUndefined();
+    expect(await claimHost(db, { host: 'kvm2', machineId: there })).toBeUndefined();
+    await expect(claimHost(db, { host: 'kvm1', machineId: there })).rejects.toEqual(
+      anError('WrongHost', "'kvm1' to be this machine", there, here, 'since 20', 'BACKUPVM_HOST', '--take-over'),
+    );
+    await requireClaim(db, { host: 'kvm1', machineId: here });
+    await expect(requireClaim(db, { host: 'kvm1', machineId: there })).rejects.toEqual(anError('WrongHost'));
+    await requireClaim(db, { host: 'nobody claimed this one', machineId: there });
+  });
+
+  test('that twenty machines claim at once has one owner, and the others know it', async ({ db }) => {
+    const machines = Array.from({ length: 20 }, () => randomUUID().replaceAll('-', ''));
+    const claims = await Promise.allSettled(machines.map((machineId) => claimHost(db, { host: 'kvm1', machineId })));
+    const winner = machines[claims.findIndex(({ status }) => status === 'fulfilled')];
+    const refused = claims.flatMap((claim) => (claim.status === 'rejected' ? [claim.reason as unknown] : []));
+    expect(refused).toHaveLength(19);
+    for (const error of refused) expect(error).toEqual(anError('WrongHost', `is machine ${winner}`));
+  });
+
+  test('taken over is the new machine’s, and the old one is refused from then on', async ({ db }) => {
+    await claimHost(db, { host: 'kvm1', machineId: here });
+    const left = await claimHost(db, { host: 'kvm1', machineId: there }, { takeOver: true });
+    expect(left).toEqual({ machineId: here, claimedAt: expect.any(Date) as Date, leasedPorts: 0 });
+    expect(await claimHost(db, { host: 'kvm1', machineId: there }, { takeOver: true })).toBeUndefined();
+    await expect(claimHost(db, { host: 'kvm1', machineId: here })).rejects.toEqual(anError('WrongHost'));
+  });
+});
+
+test('a lease is not taken for dead by a machine that is not the host', async ({ db }) => {
+  const child = spawn('sleep', ['600']);
+  try {
+    const identity = await until('the process', () => identify(child.pid ?? 0));
+    const lease: NbdExport = {
+      ...{ host: 'kvm1', port: 10_809, jobId: randomUUID(), diskId: randomUUID(), exportName: 'x', pidFile: null },
+      ...{ ...identity, copyPid: null, copyStartTime: null, copyBootId: null, acquiredAt: new Date() },
+    };
+    await claimHost(db, { host: 'kvm1', machineId: here });
+    const elsewhere = { ...lease, bootId: randomUUID() };
+    for (const one of [lease, elsewhere]) {
+      await expect(stopExportProcess({ db, machineId: there }, one)).rejects.toEqual(anError('WrongHost'));
+    }
+    expect(await isAlive(identity)).toBe(true);
+    await stopExportProcess({ db, machineId: here }, elsewhere); // of this machine before its last boot
+    expect(await isAlive(identity)).toBe(true);
+    await stopExportProcess({ db, machineId: here }, lease);
+    expect(await isAlive(identity)).toBe(false);
+  } finally {
+    child.kill('SIGKILL');
+  }
+});
+
+describe('backupvm worker', () => {
+  const startWorker = (database: TestDatabase, ...argv: string[]) =>
+    execa(process.execPath, ['--import', 'tsx', 'src/cli/main.ts', 'worker', '--only', 'host', ...argv], {
+      reject: false,
+      env: {
+        ...{ DATABASE_URL: database.url, BACKUPVM_HOST: 'claimed-host' },
+        ...{ TEMPORAL_ADDRESS: inject('temporalAddress'), TEMPORAL_NAMESPACE: inject('temporalNamespace') },
+        TEMPORAL_CONFIG_FILE: '/nonexistent.toml',
+      },
+    });
+
+  test('does not start on a second machine, and does with --take-over, which says so', async ({ database, db }) => {
+    await claimHost(db, { host: 'claimed-host', machineId: there });
+    const refused = await startWorker(database, '--json');
+    expect(refused).toMatchObject({ exitCode: 7, stdout: '' });
+    expect(JSON.parse(refused.stderr)).toMatchObject({
+      error: { code: 'WrongHost', message: expect.stringContaining(there) as string },
+    });
+
+    const worker = startWorker(database, '--take-over');
+    let log = '';
+    worker.stderr.on('data', (chunk: Buffer) => (log += chunk.toString()));
+    await until('the worker', () => log.includes('worker started') || worker.exitCode !== null);
+    worker.kill('SIGTERM');
+    expect(await worker).toMatchObject({ exitCode: 0 });
+    const tookOver = log.split('\n').find((line) => line.includes('took over the host')) ?? '{}';
+    expect(JSON.parse(tookOver)).toMatchObject({ host: 'claimed-host', left: { machineId: there, leasedPorts: 0 } });
+    await requireClaim(db, { host: 'claimed-host', machineId: readMachineId() });
+  });
+
+  test('--take-over is refused where no host is served', async ({ database }) => {
+    const env = { DATABASE_URL: database.url };
+    const { exitCode, stderr } = await runCommand(['worker', '--only', 'workflows', '--take-over'], env);
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain('--take-over with the role host');
+  });
+});
+
+test('a repository that another host has registered is refused, and said whose it is', async ({ database, db }) => {
+  const directory = await mkdtemp(join(tmpdir(), 'backupvm-hosts-'));
+  try {
+    const { id } = await createMarker(directory, 'main');
+    await addRepository(db, { id, name: 'main', host: 'kvm1', path: '/srv/shared' });
+    const add = (host: string) =>
+      runCommand(['repository', 'add', 'other', '--path', directory], {
+        DATABASE_URL: database.url,
+        BACKUPVM_HOST: host,
+      });
+    const { exitCode, stderr } = await add('kvm2');
+    expect(exitCode).toBe(4);
+    expect(stderr).toContain(`found the marker file of 'main' (${id}), which is registered already, on host 'kvm1'`);
+    expect(stderr).toContain(`at /srv/shared; back up to it through host 'kvm1', or choose a directory of host 'kvm2'`);
+    expect((await add('kvm1')).stderr).toContain(`on host 'kvm1' at /srv/shared; see 'backupvm repository list'`);
+    expect(await listRepositories(db)).toHaveLength(1);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
+});
