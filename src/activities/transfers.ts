@@ -5,6 +5,7 @@ import { findExport, recordCopyProcess } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
 import { totalBytes, type Extent } from '../domain/extents.js';
 import { copyExtents, copyFull, type CopyRequest } from '../nbd/nbdcopy.js';
+import { exportSizeBytes } from '../nbd/nbdinfo.js';
 import { targetUri } from '../nbd/target-uri.js';
 import { verifyCopy } from '../nbd/verify-copy.js';
 import type { ProcessIdentity } from '../process/identity.js';
@@ -59,11 +60,17 @@ export function createTransferActivities(dependencies: HostDependencies) {
           signal,
         };
         const opened = { key, sizeBytes, uri: sourceUri, changedSince: null, dirtyContext, changeId };
-        const extents = dirtyContext === null ? null : await createSource(hypervisor).changedExtents(opened, signal);
-        await copy(disk.id, request, extents);
-        const { targetUri: target } = request;
-        const { writtenBytes } = await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal });
-        return { changedBytes: extents ? totalBytes(extents) : input.dataBytes, writtenBytes };
+        try {
+          const extents = dirtyContext === null ? null : await createSource(hypervisor).changedExtents(opened, signal);
+          await copy(disk.id, request, extents);
+          const { targetUri: target } = request;
+          const { writtenBytes } = await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal });
+          return { changedBytes: extents ? totalBytes(extents) : input.dataBytes, writtenBytes };
+        } catch (error) {
+          signal.throwIfAborted();
+          await requireSnapshot(key, sourceUri, signal);
+          throw error;
+        }
       };
       try {
         return await heartbeating(copyAndVerify, () => ({ key, doneBytes, totalBytes: totalCopyBytes }));
@@ -91,6 +98,25 @@ export function createTransferActivities(dependencies: HostDependencies) {
     } finally {
       await rm(extentListFile, { force: true });
     }
+  }
+}
+
+/**
+ * After a copy that failed: a snapshot that is gone does not come back, so beginning anew would only hide what happened.
+ * @throws BackupError SnapshotLost
+ */
+async function requireSnapshot(diskKey: string, sourceUri: string, signal: AbortSignal): Promise<void> {
+  try {
+    await exportSizeBytes(sourceUri, signal);
+  } catch (cause) {
+    signal.throwIfAborted();
+    // Only these say that nobody serves it: a source that is slow, or has no connection free, may answer the next time.
+    if (!(cause instanceof BackupError) || !/Connection refused|No such file or directory/.test(cause.message)) return;
+    throw new BackupError(
+      'SnapshotLost',
+      `Expected the snapshot of disk '${diskKey}' open until it is copied, found that nobody serves it any more: the VM was stopped or crashed, or somebody ended its backup job; back it up again`,
+      { cause },
+    );
   }
 }
 

@@ -23,6 +23,7 @@ export const errorCodes = {
   ChangeIdLost: { permanent: true, exitCode: 6 },
   ParentUnusable: { permanent: true, exitCode: 6 },
   FreezeFailed: { permanent: true, exitCode: 6 },
+  SnapshotLost: { permanent: true, exitCode: 7 },
   PortTaken: { permanent: true, exitCode: 7 },
   ExportFailed: { permanent: false, exitCode: 7 },
   CopyFailed: { permanent: false, exitCode: 7 },

@@ -72,6 +72,16 @@ async function failureOf(handle: WorkflowHandle): Promise<{ type: string; messag
   );
 }
 
+/** The moment when a copy is about to begin: its file has a row. */
+async function untilCopying(): Promise<void> {
+  await until('a copy', async () => {
+    const { rows } = await world.database.pool.query(
+      `select 1 from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'running' and d.status = 'copying'`,
+    );
+    return rows.length > 0;
+  });
+}
+
 describe('BackupVM under libvirt', () => {
   test('takes a full, then what changed, then nothing, and each restores byte for byte', async () => {
     const vm = await startVM();
@@ -139,12 +149,7 @@ describe('BackupVM under libvirt', () => {
     const before = await checkpointsOf(vm);
     await vm.guestIO('root-serial', 'write -P 0x66 4M 1M');
     const handle = await world.start({ vm: vm.name });
-    await until('a copy', async () => {
-      const { rows } = await world.database.pool.query(
-        `select 1 from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'running' and d.status = 'copying'`,
-      );
-      return rows.length > 0;
-    });
+    await untilCopying();
     const pid = await qemuPid(vm.vmId);
     process.kill(pid, 'SIGSTOP'); // the copies wait for their source
     const transfers = async () =>
@@ -163,6 +168,22 @@ describe('BackupVM under libvirt', () => {
     expect(await checkpointsOf(vm)).toEqual(before);
     await expectNothingLeftBehind(world);
     expect(plansOf(await backUp(vm))).toEqual(incrementals);
+  });
+
+  test('a VM that goes in the middle of a copy fails its backup at once, says why, and loses nothing but its checkpoints', async () => {
+    const vm = await startVM();
+    const before = await backUp(vm);
+    const handle = await world.start({ vm: vm.name });
+    await untilCopying();
+    process.kill(await qemuPid(vm.vmId), 'SIGKILL');
+    const failure = await failureOf(handle);
+    expect(failure.type).toBe('SnapshotLost');
+    expect(failure.message).toMatch(/the VM was stopped or crashed/);
+    await expectNothingLeftBehind(world);
+    await until('the VM to be shut off', async () => (await virsh('domstate', vm.vmId)).startsWith('shut off'));
+    expect(await checkpointsOf(vm)).toEqual([`backupvm-${before.jobId}`]);
+    await virsh('start', vm.vmId);
+    expect(plansOf(await backUp(vm))).toEqual({ 'root-serial': 'full: change_id_lost', vdb: 'full: change_id_lost' });
   });
 
   test('a VM that is shut off is refused by name, with what to do, and nothing is made', async () => {
