@@ -34,6 +34,22 @@ export async function describeRun(
   }
 }
 
+/** A poll that brings nothing is renewed after 60 s: whoever has not asked for this long does not run any more. */
+const pollerAbsentAfterMs = 90_000;
+
+/** The workers that take activities from a queue now, or did a moment ago, by the identity that the server shows. */
+export async function listPollers(connection: NativeConnection, namespace: string, name: string): Promise<string[]> {
+  const activities = 2; // TaskQueueType, whose enum is not part of the SDK's own packages
+  const { pollers } = await connection.workflowService.describeTaskQueue({
+    namespace,
+    taskQueue: { name },
+    taskQueueType: activities,
+  });
+  const since = Date.now() - pollerAbsentAfterMs;
+  const recent = (pollers ?? []).filter(({ lastAccessTime: at }) => (at?.seconds?.toNumber() ?? 0) * 1000 >= since);
+  return recent.map(({ identity }) => identity ?? 'unnamed');
+}
+
 /** Of WorkflowExecutionStatus, whose enum is not part of the SDK's own packages. Any other is open: running, or paused. */
 const closedStates: Record<number, string> = {
   2: 'completed',

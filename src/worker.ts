@@ -14,13 +14,14 @@ import { translateErrors } from './activities/translate-errors.js';
 import type { Config } from './config/config.js';
 import { connectWorker } from './config/temporal.js';
 import { openDatabase, describeDatabaseFailure, type Database } from './db/database.js';
-import { claimHost } from './db/hosts.js';
+import { claimHost, isClaimedElsewhere } from './db/hosts.js';
 import { requireMigrated } from './db/migrate.js';
+import { BackupError } from './domain/errors.js';
 import { startLog } from './log.js';
 import { readMachineId } from './process/machine-id.js';
 import { requireTools } from './process/tools.js';
 import { createSource } from './sources/connect.js';
-import { describeRun, knowsSearchAttributes } from './temporal-server.js';
+import { describeRun, knowsSearchAttributes, listPollers } from './temporal-server.js';
 import { controlQueue, copyQueue, mainQueue } from './workflows/messages.js';
 
 /** `workflows`: the procedure and the database steps, on any machine. `host`: copies and short steps of this machine. */
@@ -70,7 +71,9 @@ async function prepareHost(
 ): Promise<void> {
   const dependencies = hostDependencies(config, connections);
   const { db, host, machineId } = dependencies;
-  const left = await claimHost(db, { host, machineId }, { takeOver });
+  const claim = { host, machineId };
+  if (takeOver && (await isClaimedElsewhere(db, claim))) await requireNoWorker(connections, host);
+  const left = await claimHost(db, claim, { takeOver });
   if (left)
     log.warn({ host, machineId, left }, 'took over the host; what still runs on the other machine is not stopped');
   await reconcileBeforeStart(dependencies, signal, ({ jobId, vm, runState }, error) => {
@@ -81,6 +84,16 @@ async function prepareHost(
         'could not clean up yet; the reconcile schedule tries again',
       );
   });
+}
+
+/** A machine that is said to be gone has no worker. @throws BackupError WrongHost */
+async function requireNoWorker({ connection, namespace }: WorkerConnections, host: string): Promise<void> {
+  const [poller] = await listPollers(connection, namespace, controlQueue(host));
+  if (poller === undefined) return;
+  throw new BackupError(
+    'WrongHost',
+    `Expected no worker of host '${host}' any more, since this machine is to take it over, found that '${poller}' asks for work, or did within the last 90 s; stop it, and try again after that time`,
+  );
 }
 
 async function runUntil(workers: readonly Worker[], signal: AbortSignal, log: Logger, config: Config): Promise<void> {

@@ -43,10 +43,21 @@ export async function claimHost(
   });
 }
 
+/** Whether a host has been claimed by another machine. */
+export async function isClaimedElsewhere(db: Queryable, claim: HostClaim): Promise<boolean> {
+  const owner = await findOwner(db, claim);
+  return owner !== undefined && owner.machineId !== claim.machineId;
+}
+
 /** @throws BackupError WrongHost when the host has become, or always was, another machine's. A host that nobody claimed is anybody's. */
 export async function requireClaim(db: Queryable, claim: HostClaim): Promise<void> {
-  const [owner] = await db.select().from(hosts).where(eq(hosts.name, claim.host));
+  const owner = await findOwner(db, claim);
   if (owner && owner.machineId !== claim.machineId) throw wrongMachine(claim, owner);
+}
+
+async function findOwner(db: Queryable, { host }: HostClaim): Promise<typeof hosts.$inferSelect | undefined> {
+  const [owner] = await db.select().from(hosts).where(eq(hosts.name, host));
+  return owner;
 }
 
 function wrongMachine({ host, machineId }: HostClaim, owner: typeof hosts.$inferSelect): BackupError {

@@ -85,7 +85,10 @@ describe('backupvm worker', () => {
       },
     });
 
-  test('does not start on a second machine, and does with --take-over, which says so', async ({ database, db }) => {
+  test('does not start on a second machine, and does with --take-over, once the first one has no worker', async ({
+    database,
+    db,
+  }) => {
     await claimHost(db, { host: 'claimed-host', machineId: there });
     const refused = await startWorker(database, '--json');
     expect(refused).toMatchObject({ exitCode: 7, stdout: '' });
@@ -97,6 +100,14 @@ describe('backupvm worker', () => {
     let log = '';
     worker.stderr.on('data', (chunk: Buffer) => (log += chunk.toString()));
     await until('the worker', () => log.includes('worker started') || worker.exitCode !== null);
+
+    // The machine that is said to be gone, and is not.
+    await db.execute(`update hosts set machine_id = '${there}'`);
+    const tooEarly = await startWorker(database, '--take-over');
+    await db.execute(`update hosts set machine_id = '${readMachineId()}'`);
+    expect(tooEarly).toMatchObject({ exitCode: 7, stdout: '' });
+    expect(tooEarly.stderr).toContain("found that 'backupvm@claimed-host' asks for work");
+
     worker.kill('SIGTERM');
     expect(await worker).toMatchObject({ exitCode: 0 });
     const tookOver = log.split('\n').find((line) => line.includes('took over the host')) ?? '{}';

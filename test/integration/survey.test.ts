@@ -168,6 +168,25 @@ describe('files', () => {
     expect(ownPids(result)).toEqual([]);
   });
 
+  test('whatever moment of backups that come and go it meets, nothing of theirs is shown', async () => {
+    const vms = await Promise.all(['busy1', 'busy2', 'busy3'].map((name) => backUpNew(name)));
+    let isDone = false;
+    const backups = Promise.all(
+      vms.map(async ({ vm }, index) => {
+        await vm.write('root', 0, MiB, 0x33);
+        await world.backUp({ vm: `busy${index + 1}` });
+      }),
+    ).finally(() => (isDone = true));
+    let runs = 0;
+    for (; !isDone; runs += 1) {
+      const result = await reconcile({ survey: true });
+      expect(result).toMatchObject({ unknownFiles: { count: 0 }, changedFiles: { count: 0 }, problems: [] });
+      expect(ownPids(result)).toEqual([]);
+    }
+    expect(runs).toBeGreaterThan(2);
+    await backups;
+  });
+
   test('a repository that is not there is said once, and its points are not called missing', async () => {
     await backUpNew('unmounted');
     const marker = join(world.repository.path, markerName);
