@@ -157,7 +157,8 @@ async function showResults(lab: Lab): Promise<void> {
   }
   const start = `${lab.temporalCommand} workflow start --type BackupVM --task-queue backupvm --workflow-id backup-vm/web01 --input '{"vm":"web01"}'`;
   console.log(`Web UI: ${lab.uiUrl}${keep ? '' : ' (gone in a moment; with `npm run demo -- --keep` it stays)'}`);
-  console.log(`To try next${keep ? '' : ', after `npm run demo -- --keep`'}, in another terminal: . ${lab.envFile}`);
+  const source = keep ? `. ${lab.envFile}` : 'with the file that `npm run demo -- --keep` names, as `. FILE`';
+  console.log(`To try next, in another terminal: ${source}`);
   for (const command of [start, 'npx backupvm point list', 'npx backupvm backup web01 --type full'])
     console.log(`  ${command}`);
   console.log();
