@@ -6,15 +6,29 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { describe, expect, inject } from 'vitest';
 import { stopExportProcess } from '../../src/activities/export-process.js';
-import type { NbdExport } from '../../src/db/exports.js';
+import { findOrCreateContext } from '../../src/db/contexts.js';
+import type { Database } from '../../src/db/database.js';
+import { planDisks } from '../../src/db/disks.js';
+import { leasePort, recordProcess, type NbdExport } from '../../src/db/exports.js';
 import { claimHost, requireClaim } from '../../src/db/hosts.js';
+import { addHypervisor } from '../../src/db/hypervisors.js';
+import { findJob, insertJob } from '../../src/db/jobs.js';
 import { addRepository, listRepositories } from '../../src/db/repositories.js';
+import { listLeases } from '../../src/db/survey.js';
 import { identify, isAlive } from '../../src/process/identity.js';
 import { readMachineId } from '../../src/process/machine-id.js';
 import { createMarker } from '../../src/repository/marker.js';
-import { test, type TestDatabase } from '../support/database.js';
+import { test as base, type TestDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
 import { runCommand } from '../unit/cli/run-command.js';
+
+const test = base.extend<{ directory: string }>({
+  directory: async ({ task }, use) => {
+    const path = await mkdtemp(join(tmpdir(), `backupvm-hosts-${task.id}-`));
+    await use(path);
+    await rm(path, { recursive: true });
+  },
+});
 
 const [here, there] = ['a'.repeat(32), 'b'.repeat(32)];
 const anError = (code: string, ...parts: string[]): object =>
@@ -88,13 +102,17 @@ describe('backupvm worker', () => {
   test('does not start on a second machine, and does with --take-over, once the first one has no worker', async ({
     database,
     db,
+    directory,
   }) => {
     await claimHost(db, { host: 'claimed-host', machineId: there });
+    const jobId = await leaseOfDeadMachine(db, 'claimed-host', directory);
+    const rows = async () => [await listLeases(db, 'claimed-host'), (await findJob(db, jobId))?.status] as const;
     const refused = await startWorker(database, '--json');
     expect(refused).toMatchObject({ exitCode: 7, stdout: '' });
     expect(JSON.parse(refused.stderr)).toMatchObject({
       error: { code: 'WrongHost', message: expect.stringContaining(there) as string },
     });
+    expect(await rows()).toEqual([[expect.objectContaining({ port: 10_809 })], 'running']);
 
     const worker = startWorker(database, '--take-over');
     let log = '';
@@ -111,7 +129,8 @@ describe('backupvm worker', () => {
     worker.kill('SIGTERM');
     expect(await worker).toMatchObject({ exitCode: 0 });
     const tookOver = log.split('\n').find((line) => line.includes('took over the host')) ?? '{}';
-    expect(JSON.parse(tookOver)).toMatchObject({ host: 'claimed-host', left: { machineId: there, leasedPorts: 0 } });
+    expect(JSON.parse(tookOver)).toMatchObject({ host: 'claimed-host', left: { machineId: there, leasedPorts: 1 } });
+    expect(await rows()).toEqual([[], 'failed']);
     await requireClaim(db, { host: 'claimed-host', machineId: readMachineId() });
   });
 
@@ -123,23 +142,46 @@ describe('backupvm worker', () => {
   });
 });
 
-test('a repository that another host has registered is refused, and said whose it is', async ({ database, db }) => {
-  const directory = await mkdtemp(join(tmpdir(), 'backupvm-hosts-'));
-  try {
-    const { id } = await createMarker(directory, 'main');
-    await addRepository(db, { id, name: 'main', host: 'kvm1', path: '/srv/shared' });
-    const add = (host: string) =>
-      runCommand(['repository', 'add', 'other', '--path', directory], {
-        DATABASE_URL: database.url,
-        BACKUPVM_HOST: host,
-      });
-    const { exitCode, stderr } = await add('kvm2');
-    expect(exitCode).toBe(4);
-    expect(stderr).toContain(`found the marker file of 'main' (${id}), which is registered already, on host 'kvm1'`);
-    expect(stderr).toContain(`at /srv/shared; back up to it through host 'kvm1', or choose a directory of host 'kvm2'`);
-    expect((await add('kvm1')).stderr).toContain(`on host 'kvm1' at /srv/shared; see 'backupvm repository list'`);
-    expect(await listRepositories(db)).toHaveLength(1);
-  } finally {
-    await rm(directory, { recursive: true });
-  }
+test('a repository that another host has registered is refused, and said whose it is', async ({
+  database,
+  db,
+  directory,
+}) => {
+  const { id } = await createMarker(directory, 'main');
+  await addRepository(db, { id, name: 'main', host: 'kvm1', path: '/srv/shared' });
+  const add = (host: string) =>
+    runCommand(['repository', 'add', 'other', '--path', directory], {
+      DATABASE_URL: database.url,
+      BACKUPVM_HOST: host,
+    });
+  const { exitCode, stderr } = await add('kvm2');
+  expect(exitCode).toBe(4);
+  expect(stderr).toContain(`found the marker file of 'main' (${id}), which is registered already, on host 'kvm1'`);
+  expect(stderr).toContain(`at /srv/shared; back up to it through host 'kvm1', or choose a directory of host 'kvm2'`);
+  expect((await add('kvm1')).stderr).toContain(`on host 'kvm1' at /srv/shared; see 'backupvm repository list'`);
+  expect(await listRepositories(db)).toHaveLength(1);
 });
+
+/** A job in mid-copy when its machine, and everything on it, went away. @returns its id */
+async function leaseOfDeadMachine(db: Database, host: string, directory: string): Promise<string> {
+  const hypervisor = await addHypervisor(db, { name: 'lab', kind: 'qmp', uri: `qmp://${directory}`, host });
+  const { id: repositoryId } = await createMarker(directory, 'main');
+  await addRepository(db, { id: repositoryId, name: 'main', host, path: directory });
+  const key = { hypervisorId: hypervisor.id, repositoryId, vmId: 'web01', vmName: 'web01' };
+  const context = await findOrCreateContext(db, key);
+  const id = randomUUID();
+  const job = await insertJob(db, { id, contextId: context.id, workflowId: 'backup-vm/web01', runId: randomUUID() });
+  const disk = {
+    key: 'vda',
+    target: 'vda',
+    sizeBytes: 1024,
+    parentId: null,
+    baseChangeId: null,
+    path: 'web01/a.qcow2',
+  };
+  const [{ id: diskId = '' } = {}] = await planDisks(db, job, [{ ...disk, type: 'full', reason: 'first_backup' }]);
+  const ports = { firstPort: 10_809, lastPort: 10_809, avoidPorts: [] };
+  await leasePort(db, { host, ...ports, jobId: id, diskId, exportName: 'backupvm/x' });
+  await recordProcess(db, diskId, { pid: process.pid, startTime: '1', bootId: randomUUID() });
+  return id;
+}
