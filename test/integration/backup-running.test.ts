@@ -27,7 +27,9 @@ const eventTypes = async (handle: WorkflowHandle) => {
 const started = 2; // PendingActivityState; its enum is not part of the client package
 const pendingActivity = async (handle: WorkflowHandle, type: string) => {
   const { raw } = await handle.describe();
-  return raw.pendingActivities?.find(({ activityType, state }) => activityType?.name === type && Number(state) === started);
+  return raw.pendingActivities?.find(
+    ({ activityType, state }) => activityType?.name === type && Number(state) === started,
+  );
 };
 /** The moment when a job's copies are about to begin: their files have rows. */
 const untilCopying = (vm: string) =>
