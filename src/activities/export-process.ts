@@ -1,4 +1,5 @@
 import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { NbdExport } from '../db/exports.js';
 import { requireClaim } from '../db/hosts.js';
 import { stopProcess, type ProcessIdentity } from '../process/identity.js';
@@ -13,7 +14,7 @@ import type { HostDependencies } from './dependencies.js';
  * they only look dead: then the lease must stay
  */
 export async function stopExportProcess(
-  { db, machineId }: Pick<HostDependencies, 'db' | 'machineId'>,
+  { db, machineId, runDir }: Pick<HostDependencies, 'db' | 'machineId' | 'runDir'>,
   lease: NbdExport,
 ): Promise<void> {
   await requireClaim(db, { host: lease.host, machineId });
@@ -25,6 +26,12 @@ export async function stopExportProcess(
     (pidFile === null ? undefined : await findExportProcess(pidFile, exportName));
   if (server) await stopProcess(server, exportStopTimeouts);
   if (pidFile !== null) await rm(pidFile, { force: true });
+  await rm(extentListFile(runDir, lease.diskId), { force: true }); // of a copy whose worker died
+}
+
+/** Where the extents stand that a copy of this disk is to read. */
+export function extentListFile(runDir: string, diskId: string): string {
+  return join(runDir, 'extents', `${diskId}.list`);
 }
 
 function identityOf(pid: number | null, startTime: string | null, bootId: string | null): ProcessIdentity | undefined {

@@ -56,7 +56,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
             `Expected a leased port for disk '${planned.diskKey}' of job ${job.id}, found none`,
           );
         }
-        await stopExportProcess({ db, machineId }, lease);
+        await stopExportProcess({ db, machineId, runDir }, lease);
         const root = repository.path;
         const { freeBytes } = await probeRepository(root, repository.id);
         if (planned.attemptPath !== null) await removeFile(insideRepository(root, planned.attemptPath));
@@ -101,7 +101,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
       const lease = await findExport(db, input.diskId);
       if (!lease) return;
       requireHost(host, { name: lease.exportName, host: lease.host });
-      await heartbeating(() => stopExportProcess({ db, machineId }, lease));
+      await heartbeating(() => stopExportProcess({ db, machineId, runDir }, lease));
       await releasePort(db, lease);
     },
   };

@@ -1,5 +1,5 @@
 import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname } from 'node:path';
 import { getDisk } from '../db/disks.js';
 import { findExport, recordCopyProcess } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
@@ -11,6 +11,7 @@ import { verifyCopy } from '../nbd/verify-copy.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { watchCopy } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
+import { extentListFile } from './export-process.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
 
@@ -91,12 +92,12 @@ export function createTransferActivities(dependencies: HostDependencies) {
   /** All of the disk, or only these extents. */
   async function copy(diskId: string, request: CopyRequest, extents: Extent[] | null): Promise<void> {
     if (!extents) return mappingNoSpace(() => copyFull(request));
-    const extentListFile = join(runDir, 'extents', `${diskId}.list`);
-    await mkdir(join(runDir, 'extents'), { recursive: true });
+    const file = extentListFile(runDir, diskId);
+    await mkdir(dirname(file), { recursive: true });
     try {
-      await mappingNoSpace(() => copyExtents({ ...request, extents, extentListFile }));
+      await mappingNoSpace(() => copyExtents({ ...request, extents, extentListFile: file }));
     } finally {
-      await rm(extentListFile, { force: true });
+      await rm(file, { force: true });
     }
   }
 }

@@ -75,13 +75,14 @@ test('a lease is not taken for dead by a machine that is not the host', async ({
     };
     await claimHost(db, { host: 'kvm1', machineId: here });
     const elsewhere = { ...lease, bootId: randomUUID() };
+    const runDir = '/nonexistent'; // nothing of a copy is there
     for (const one of [lease, elsewhere]) {
-      await expect(stopExportProcess({ db, machineId: there }, one)).rejects.toEqual(anError('WrongHost'));
+      await expect(stopExportProcess({ db, machineId: there, runDir }, one)).rejects.toEqual(anError('WrongHost'));
     }
     expect(await isAlive(identity)).toBe(true);
-    await stopExportProcess({ db, machineId: here }, elsewhere); // of this machine before its last boot
+    await stopExportProcess({ db, machineId: here, runDir }, elsewhere); // of this machine before its last boot
     expect(await isAlive(identity)).toBe(true);
-    await stopExportProcess({ db, machineId: here }, lease);
+    await stopExportProcess({ db, machineId: here, runDir }, lease);
     expect(await isAlive(identity)).toBe(false);
   } finally {
     child.kill('SIGKILL');
