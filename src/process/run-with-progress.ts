@@ -34,7 +34,10 @@ export async function runWithProgress(
     env: { LC_ALL: 'C' },
     cancelSignal: signal,
     forceKillAfterDelay: 10_000,
+    detached: true, // leads a group of its own
   });
+  // What it started and left would keep us waiting at its pipes: nbdkit does not end while its source hangs.
+  child.once('exit', () => killGroup(child.pid));
   const lines = createInterface({ input: child.stdio[progressFD] });
   lines.on('line', onLine);
   const lastLineRead = once(lines, 'close');
@@ -60,4 +63,13 @@ export async function runWithProgress(
     );
   }
   return { exitCode: result.exitCode, stdout: '', stderr: String(result.stderr) };
+}
+
+function killGroup(leader: number | undefined): void {
+  if (leader === undefined) return;
+  try {
+    process.kill(-leader, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error; // nobody is left: the usual case
+  }
 }
