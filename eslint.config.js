@@ -31,7 +31,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ['src/cli/**', 'demo/**', 'bench/**', 'scripts/**'],
+    files: ['src/cli/**', 'demo/**', 'bench/**', 'chaos/**', 'scripts/**'],
     rules: { 'no-console': 'off', 'max-lines-per-function': ['error', { max: 90 }] },
   },
   {

@@ -1,13 +1,12 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { WorkflowHandle } from '@temporalio/client';
 import { expect, inject } from 'vitest';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import { mainQueue } from '../../src/workflows/messages.js';
 import type { ReconcileHostResult } from '../../src/workflows/reconcile-host.js';
 import { firstDifference, restore } from '../support/content.js';
 import { findDamage, findLeftovers, ownProcesses, type Leftovers } from '../support/end-state.js';
-import { createLab, type Lab, type LabOptions, type Servers } from '../support/lab.js';
+import { createLab, type BackupHandle, type Lab, type LabOptions, type Servers } from '../support/lab.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { until } from '../support/until.js';
 import type { KillPoint } from './kill-point.js';
@@ -33,8 +32,8 @@ export interface Story {
   /** Another one, which the story ends. */
   startWorker: (killPoint?: KillPoint) => Promise<WorkerProcess>;
   /** The guest writes, and the backup that meets the fault begins. */
-  startFaulty: (options?: FaultyOptions) => Promise<WorkflowHandle<() => Promise<BackupVMResult>>>;
-  /** Holds the faulty backup in the middle of its copies: each runs, and none comes to its end until `vm.resume`. */
+  startFaulty: (options?: FaultyOptions) => Promise<BackupHandle>;
+  /** Holds the faulty backup in the middle of its copies: none comes to its end until `vm.resume`. */
   holdCopies: () => Promise<void>;
   reconcile: () => Promise<ReconcileHostResult>;
   /** See `expectRecovered`. */
@@ -53,6 +52,15 @@ export interface Recovery {
   next?: 'full';
 }
 
+export interface StoryOptions extends LabOptions {
+  /** Default: those that the whole test run shares. */
+  servers?: Servers;
+  /** Of the first worker. */
+  killPoint?: KillPoint;
+  /** What has to be undone before the lab's directory can go. */
+  beforeClose?: () => Promise<void>;
+}
+
 const nothing: Leftovers = {
   ...{ processes: [], leases: [], openPorts: [], source: [], openJobs: [] },
   ...{ unfinished: [], strayFiles: [], scratch: [], run: [] },
@@ -62,7 +70,7 @@ const nothing: Leftovers = {
 export async function withStory(
   purpose: string,
   tell: (story: Story) => Promise<void>,
-  options: LabOptions & { servers?: Servers; killPoint?: KillPoint } = {},
+  options: StoryOptions = {},
 ): Promise<void> {
   const servers = options.servers ?? {
     templateDatabaseUrl: inject('templateDatabaseUrl'),
@@ -81,6 +89,7 @@ export async function withStory(
   } finally {
     await Promise.all(workers.map((worker) => worker.kill()));
     for (const { pid } of await ownProcesses(lab)) killIfThere(pid);
+    await options.beforeClose?.();
     await lab.close();
   }
 }
@@ -172,11 +181,11 @@ async function faultyJob(
   return last && { status: last.status, disks: rows.flatMap(({ key, path }) => (key === null ? [] : [{ key, path }])) };
 }
 
-/** Stops the storage daemon while both copies run, nbdkit included: whoever reads from it waits. */
+/** Stops the storage daemon while a copy runs, nbdkit included: whoever reads from it waits, and the other disk's copy with it. */
 async function holdCopies(lab: Lab, vm: StorageDaemon): Promise<void> {
-  await until('the faulty copies', async () => {
+  await until('a faulty copy', async () => {
     const { rows } = await lab.database.pool.query(
-      `select 1 from nbd_exports e join backup_jobs j on j.id = e.job_id where j.workflow_id = $1 and e.pid is not null`,
+      `select 1 from nbd_exports e join backup_jobs j on j.id = e.job_id where j.workflow_id = $1 and e.copy_pid is not null`,
       [faultyId],
     );
     if (rows.length > 0) vm.pause();

@@ -32,8 +32,9 @@ const connections: WorkerConnections = {
 };
 await reconcileBeforeStart(hostDependencies(config, connections), AbortSignal.timeout(300_000), () => undefined);
 const workers = await createWorkers(config, connections);
-process.once('SIGTERM', () => {
-  for (const worker of workers) worker.shutdown();
+// Not `once`: execa ends the process when it finds no other listener.
+process.on('SIGTERM', () => {
+  for (const worker of workers) if (worker.getState() === 'RUNNING') worker.shutdown();
 });
 process.once('disconnect', () => process.kill(process.pid, 'SIGKILL')); // the test is gone
 process.send?.('ready');

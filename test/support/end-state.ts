@@ -9,7 +9,7 @@ import type { Lab } from './lab.js';
 
 /** What must not be there when nothing runs. Each list is empty then. */
 export interface Leftovers {
-  /** Command lines of qemu-nbd, nbdcopy and nbdkit that work for this lab. A zombie is dead. */
+  /** Command lines of qemu-nbd, nbdcopy, nbdkit and nbdinfo that work for this lab. A zombie is dead. */
   processes: string[];
   leases: string[];
   /** Ports of the host's range that somebody listens on. */
@@ -83,7 +83,7 @@ export async function ownProcesses({ directory }: Pick<Lab, 'directory'>): Promi
     if (!/^\d+$/.test(entry)) continue;
     const raw = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => ''); // empty for a zombie
     const commandLine = raw.replaceAll('\0', ' ').replaceAll('%2F', '/').trim();
-    const program = /^\S*(qemu-nbd|nbdcopy|nbdkit|setpriv) /.exec(commandLine)?.[1];
+    const program = /^\S*(qemu-nbd|nbdcopy|nbdkit|nbdinfo|setpriv) /.exec(commandLine)?.[1];
     if (program === undefined || !commandLine.includes(directory)) continue;
     if (!commandLine.includes('qemu-storage-daemon')) found.push({ pid: Number(entry), program, commandLine });
   }

@@ -3,7 +3,7 @@ import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
+import { Client, Connection, type WorkflowHandleWithFirstExecutionRunId } from '@temporalio/client';
 import { systemUri } from '../../demo/libvirtd.js';
 import type { Config } from '../../src/config/config.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
@@ -21,6 +21,8 @@ export interface Servers {
   templateDatabaseUrl: string;
   temporalAddress: string;
 }
+
+export type BackupHandle = WorkflowHandleWithFirstExecutionRunId<() => Promise<BackupVMResult>>;
 
 /** Everything that backups need except workers: a namespace, a database, a repository and a hypervisor of its own. */
 export interface Lab {
@@ -41,7 +43,7 @@ export interface Lab {
     input: BackupVMRequest,
     workflowId?: string,
     options?: { workflowExecutionTimeout?: '10s' },
-  ) => Promise<WorkflowHandle<() => Promise<BackupVMResult>>>;
+  ) => Promise<BackupHandle>;
   backUp: (input: BackupVMRequest, workflowId?: string) => Promise<BackupVMResult>;
   close: () => Promise<void>;
 }
@@ -55,6 +57,9 @@ export interface LabOptions {
   withSearchAttributes?: boolean;
   /** Makes the repository's directory below the lab's; default: a plain one. */
   makeRepository?: (directory: string) => Promise<string>;
+  /** Makes the scratch directory below the lab's; default: one that the product makes. */
+  makeScratch?: (directory: string) => Promise<string>;
+  stallTimeoutMs?: number;
 }
 
 /** Makes a lab on servers that run. The caller closes it, after its workers. */
@@ -64,7 +69,7 @@ export async function createLab(purpose: string, servers: Servers, options: LabO
   const database = await copyDatabase(servers.templateDatabaseUrl, purpose);
   const { temporalAddress } = servers;
   const namespace = await createNamespace(temporalAddress, options.withSearchAttributes ?? true);
-  const config = await makeConfig(directory, database, options.ports ?? 16);
+  const config = await makeConfig(directory, database, options);
   const repositoryPath = await (options.makeRepository ?? makePlainRepository)(directory);
   const { id } = await createMarker(repositoryPath, 'store');
   await addRepository(database.db, { id, name: 'store', host: config.host, path: repositoryPath });
@@ -114,15 +119,15 @@ async function makePlainRepository(directory: string): Promise<string> {
   return path;
 }
 
-async function makeConfig(directory: string, database: TestDatabase, ports: number): Promise<Config> {
-  const { first, last } = await freePorts(ports);
+async function makeConfig(directory: string, database: TestDatabase, options: LabOptions): Promise<Config> {
+  const { first, last } = await freePorts(options.ports ?? 16);
   return {
     host: 'test-host',
     database: { pool: { connectionString: database.url }, address: new URL(database.url).host },
     nbdPorts: { first, last },
-    scratchDir: join(directory, 'scratch'),
+    scratchDir: (await options.makeScratch?.(directory)) ?? join(directory, 'scratch'),
     runDir: join(directory, 'run'),
-    stallTimeoutMs: 600_000,
+    stallTimeoutMs: options.stallTimeoutMs ?? 600_000,
     copySlots: 4,
     logLevel: 'warn',
   };

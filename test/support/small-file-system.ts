@@ -7,9 +7,16 @@ export interface SmallFileSystem {
   path: string;
   unmount: () => Promise<void>;
   mount: () => Promise<void>;
-  remount: (mode: 'ro' | 'rw') => Promise<void>;
+  /** Unmounts also while it is in use: whoever has a file of it open keeps that, and nobody finds a path of it any more. */
+  detach: () => Promise<void>;
+  /** `abort`: as the kernel does after an error of the disk, whoever writes; only a new mount ends that. */
+  remount: (mode: 'ro' | 'rw' | 'abort') => Promise<void>;
   /** Leaves only so much free. */
   fill: (freeBytes: number) => Promise<void>;
+  /** Leaves nothing free. */
+  fillUp: () => Promise<void>;
+  /** Undoes `fill` and `fillUp`. */
+  empty: () => Promise<void>;
   remove: () => Promise<void>;
 }
 
@@ -30,6 +37,7 @@ export async function makeSmallFileSystem(
     path,
     mount,
     unmount,
+    detach: async () => void (await execa('umount', ['--lazy', path])),
     remount: async (mode) => void (await execa('mount', ['-o', `remount,${mode}`, path])),
     async fill(freeBytes) {
       const { stdout } = await execa('stat', ['-f', '-c', '%a %S', path]);
@@ -37,6 +45,12 @@ export async function makeSmallFileSystem(
       const length = (blocks ?? 0) * (blockBytes ?? 0) - freeBytes;
       await execa('fallocate', ['-l', String(length), join(path, 'filler')]);
     },
+    // Ends when the file system is full: that is its failure.
+    fillUp: async () => {
+      const args = ['if=/dev/zero', `of=${join(path, 'filler')}`, 'bs=64k', 'status=none'];
+      await execa('dd', args, { reject: false });
+    },
+    empty: () => rm(join(path, 'filler')),
     async remove() {
       await unmount();
       await rm(image);

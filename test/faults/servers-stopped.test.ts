@@ -1,0 +1,97 @@
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import { describe, expect, inject, test } from 'vitest';
+import { openDatabase } from '../../src/db/database.js';
+import { migrateDatabase } from '../../src/db/migrate.js';
+import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
+import { startTemporalServer } from '../../src/embedded/temporal.js';
+import { freePorts } from '../support/ports.js';
+import type { Servers } from '../support/lab.js';
+import { ownProcesses } from '../support/end-state.js';
+import { withStory, type Story } from './story.js';
+
+/** The length of the outage: the fault table's own. */
+const outageMs = 20_000;
+
+interface Stoppable {
+  stop: () => Promise<void>;
+  start: () => Promise<void>;
+}
+
+async function inDirectory(work: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'backupvm-servers-'));
+  await chmod(directory, 0o755); // Postgres runs as another user when we are root
+  try {
+    await work(directory);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
+}
+
+/** A Postgres of this row's own, on a port that stays. */
+async function withPostgres(work: (servers: Servers, postgres: Stoppable) => Promise<void>): Promise<void> {
+  await inDirectory(async (dataDir) => {
+    const { first: port } = await freePorts(1);
+    let running = await startEmbeddedPostgres({ dataDir, port, durable: true });
+    const { url } = running;
+    try {
+      const opened = openDatabase({ connectionString: url }, () => undefined);
+      await migrateDatabase(opened.pool);
+      await opened.close();
+      const start = async () => void (running = await startEmbeddedPostgres({ dataDir, port, durable: true }));
+      const servers = { templateDatabaseUrl: url, temporalAddress: inject('temporalAddress') };
+      await work(servers, { stop: () => running.stop(), start });
+    } finally {
+      await running.stop();
+    }
+  });
+}
+
+/** A Temporal server of this row's own, on a port that stays, with its history in a file. */
+async function withTemporal(work: (servers: Servers, temporal: Stoppable) => Promise<void>): Promise<void> {
+  await inDirectory(async (directory) => {
+    const { first: port, last: uiPort } = await freePorts(2);
+    const dbFilename = join(directory, 'temporal.db');
+    const cliPath = inject('temporalCLIPath');
+    const begin = () =>
+      startTemporalServer({ cliPath, dbFilename, port, uiPort, namespace: 'default', searchAttributes: {} });
+    let running = await begin();
+    try {
+      const servers = { templateDatabaseUrl: inject('templateDatabaseUrl'), temporalAddress: running.address };
+      await work(servers, { stop: () => running.stop(), start: async () => void (running = await begin()) });
+    } finally {
+      await running.stop();
+    }
+  });
+}
+
+const exportsOf = async ({ lab }: Story) =>
+  (await ownProcesses(lab)).filter(({ program }) => program === 'qemu-nbd').map(({ pid }) => pid);
+
+/** The copies that ran before the outage are the ones that complete. */
+async function tellOfOutage(story: Story, server: Stoppable): Promise<void> {
+  const handle = await story.startFaulty();
+  await story.holdCopies();
+  const before = await exportsOf(story);
+  await server.stop();
+  await wait(outageMs);
+  await server.start();
+  expect(await exportsOf(story)).toEqual(before);
+  story.vm.resume();
+  await handle.result();
+  await story.expectRecovered({ outcome: 'complete' });
+}
+
+describe.concurrent('in the middle of a copy, for 20 s', () => {
+  test('Postgres is away: the copies go on, and the backup completes', () =>
+    withPostgres((servers, postgres) =>
+      withStory('Postgres stopped', (story) => tellOfOutage(story, postgres), { servers }),
+    ));
+
+  test('the Temporal server is away: the copies go on, and the backup completes', () =>
+    withTemporal((servers, temporal) =>
+      withStory('Temporal stopped', (story) => tellOfOutage(story, temporal), { servers }),
+    ));
+});
