@@ -66,7 +66,9 @@ async function handshake(socket: Socket, socketPath: string): Promise<QMPClient>
   };
   socket.on('error', failAll);
   socket.on('close', () => failAll(new Error('the connection was closed')));
-  createInterface({ input: socket }).on('line', (line) => {
+  const lines = createInterface({ input: socket });
+  lines.on('error', failAll); // it passes on those of the socket, and one that nobody hears ends the process
+  lines.on('line', (line) => {
     const parsed = message.safeParse(parseJSON(line));
     if (!parsed.success) return failAll(new Error(`it is no QMP server: it said '${line.slice(0, 200)}'`));
     const answer = parsed.data;

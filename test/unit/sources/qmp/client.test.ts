@@ -49,6 +49,16 @@ describe('withQMP', () => {
     expect(answers).toEqual(['a', 'b']);
   });
 
+  test('a VM that dies between an answer and the next command fails that command, and not the whole process', async () => {
+    await listen((socket, { id }) => {
+      socket.write(`{"return": "answer", "id": ${id}}\r\n`, () => socket.destroy());
+    });
+    const failing = withQMP(path, signal, async (qmp) => {
+      for (;;) await qmp.execute('go on');
+    });
+    await expect(failing).rejects.toMatchObject({ code: 'SourceFailed' });
+  });
+
   test('turns an error into SourceFailed with what QEMU said', async () => {
     await listen((socket, { id }) =>
       socket.write(`{"error": {"class": "GenericError", "desc": "no"}, "id": ${id}}\r\n`),
