@@ -18,6 +18,8 @@ export function openDatabase(config: pg.PoolConfig, onError: (error: Error) => v
   // A query must not hang on a host that went away: the activity's retry is the place to wait.
   const pool = new pg.Pool({ connectionTimeoutMillis: 10_000, application_name: 'backupvm', ...config });
   pool.on('error', onError);
+  // The pool hears of idle connections only. Whoever uses this one learns of its end by the query: unheard, it ends the process.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   return { db: drizzle(pool, { schema }), pool, close: () => pool.end() };
 }
 

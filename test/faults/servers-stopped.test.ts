@@ -2,11 +2,13 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { sql } from 'drizzle-orm';
 import { describe, expect, inject, test } from 'vitest';
 import { openDatabase } from '../../src/db/database.js';
 import { migrateDatabase } from '../../src/db/migrate.js';
 import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
 import { startTemporalServer } from '../../src/embedded/temporal.js';
+import { copyDatabase } from '../support/template-database.js';
 import { freePorts } from '../support/ports.js';
 import type { Servers } from '../support/lab.js';
 import { ownProcesses } from '../support/end-state.js';
@@ -94,4 +96,18 @@ describe.concurrent('in the middle of a copy, for 20 s', () => {
     withTemporal((servers, temporal) =>
       withStory('Temporal stopped', (story) => tellOfOutage(story, temporal), { servers }),
     ));
+});
+
+test('Postgres cuts a connection in the middle of a transaction: that transaction fails, and not the whole process', async () => {
+  const database = await copyDatabase(inject('templateDatabaseUrl'), 'cut connection');
+  try {
+    const cut = database.db.transaction(async (tx) => {
+      const { rows } = await tx.execute<{ pid: number }>(sql`select pg_backend_pid() as pid`);
+      await database.pool.query('select pg_terminate_backend($1)', [rows[0]?.pid]);
+      for (;;) await tx.execute(sql`select 1`);
+    });
+    await expect(cut).rejects.toThrow();
+  } finally {
+    await database.drop();
+  }
 });

@@ -1,4 +1,4 @@
-import { DefaultLogger, NativeConnection, Runtime } from '@temporalio/worker';
+import { DefaultLogger, makeTelemetryFilterString, NativeConnection, Runtime } from '@temporalio/worker';
 import { reconcileBeforeStart } from '../../src/activities/reconcile.js';
 import type { Config } from '../../src/config/config.js';
 import { openDatabase } from '../../src/db/database.js';
@@ -19,7 +19,12 @@ export interface WorkerOrder {
 // A process of its own, so that it can be killed: as src/worker.ts, with a kill point at most.
 const order = JSON.parse(process.env['WORKER_ORDER'] ?? '') as WorkerOrder;
 const { config, namespace, killPoint } = order;
-Runtime.install({ logger: new DefaultLogger('ERROR'), workerHeartbeatInterval: 0, shutdownSignals: [] });
+Runtime.install({
+  logger: new DefaultLogger('ERROR'),
+  workerHeartbeatInterval: 0,
+  shutdownSignals: [],
+  telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: 'ERROR', other: 'ERROR' }) } },
+});
 const database = openDatabase(config.database.pool, () => undefined); // servers are stopped on purpose
 const connection = await NativeConnection.connect({ address: order.temporalAddress });
 const places = { scratchDir: config.scratchDir, runDir: config.runDir, repositoryPath: order.repositoryPath };
