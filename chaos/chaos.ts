@@ -31,7 +31,8 @@ interface Run {
   services: Services;
   bundlePath: string;
   random: Random;
-  worker: WorkerProcess;
+  /** Undefined while it has been ended on purpose. */
+  worker: WorkerProcess | undefined;
   guests: Guest[];
   kills: Partial<Record<Kind, number>>;
   wanted: number;
@@ -145,11 +146,24 @@ async function kill(run: Run, kind: Kind): Promise<boolean> {
   return true;
 }
 
+/** One that ends by itself is a defect, and is started anew as a service manager would. */
+async function startWorker(run: Run): Promise<void> {
+  const worker = await patiently(() => startWorkerProcess(run.lab, run.bundlePath));
+  run.worker = worker;
+  void worker.ended.then(async (how) => {
+    if (run.worker !== worker) return;
+    run.problems.push(`the worker ended by itself: ${how}`);
+    await startWorker(run);
+  });
+}
+
 async function restartWorker(run: Run, kind: Kind): Promise<boolean> {
-  await (kind === 'worker' ? run.worker.kill() : run.worker.terminate());
+  const { worker } = run;
+  run.worker = undefined;
+  await (kind === 'worker' ? worker?.kill() : worker?.terminate());
   await wait(run.random.between(0, 2_000));
-  run.worker = await patiently(() => startWorkerProcess(run.lab, run.bundlePath));
-  return true;
+  await startWorker(run);
+  return worker !== undefined;
 }
 
 async function outage(server: Restartable, random: Random): Promise<boolean> {
@@ -171,9 +185,10 @@ async function killUntilEnough<K extends Kind>(
   }
 }
 
-/** Two at once, so that what one of them has stopped keeps the other from nothing. */
+/** Several at once, so that what one of them has stopped, or waits for, keeps the others from nothing. */
 async function killAll(run: Run): Promise<void> {
-  await Promise.all([killUntilEnough(run, ofOneBackup, 600), killUntilEnough(run, ofAllBackups, 40_000)]);
+  const ofOne = Array.from({ length: 4 }, () => killUntilEnough(run, ofOneBackup, 600));
+  await Promise.all([...ofOne, killUntilEnough(run, ofAllBackups, 90_000)]);
   run.isOver = true;
 }
 
@@ -208,18 +223,19 @@ async function main(): Promise<boolean> {
   const services = await startServices();
   const bundle = await makeBundle();
   const lab = await createLab('chaos', services.servers, { ports: 32, withSearchAttributes: false });
-  const worker = await startWorkerProcess(lab, bundle.codePath);
   const random = createRandom(Number(values.seed));
   const counts = { kills: {}, wanted, sealed: 0, failed: 0, problems: [], isOver: false };
-  const run: Run = { lab, services, bundlePath: bundle.codePath, random, worker, guests: [], ...counts };
+  const run: Run = { lab, services, bundlePath: bundle.codePath, random, worker: undefined, guests: [], ...counts };
   const said = () =>
     `${Math.round((Date.now() - begun) / 1000)} s: ${killed(run)} of ${wanted} kills, ${run.sealed} sealed`;
+  process.on('SIGINT', () => (run.wanted = 0)); // Ctrl-C: no more is killed, and what was is looked at
   const report = setInterval(
     () => console.error(`${said()}, ${run.failed} failed, ${run.problems.length} problems`),
     5_000,
   );
   const over = new AbortController();
   try {
+    await startWorker(run);
     const reconciling = reconcileAgainAndAgain(run, over.signal);
     const lives = Array.from({ length: lanes }, (_, number) => lane(run, number + 1));
     await Promise.all([killAll(run), ...lives]);
@@ -230,6 +246,7 @@ async function main(): Promise<boolean> {
     const damaged = [...run.problems, ...missingFiles, ...changedFiles];
     for (const line of [...orphans, ...leakedPorts, ...damaged]) console.error(line);
     const outcome = {
+      seed: Number(values.seed),
       kills: run.kills,
       sealed: run.sealed,
       failed: run.failed,
@@ -241,7 +258,9 @@ async function main(): Promise<boolean> {
   } finally {
     clearInterval(report);
     over.abort();
-    await run.worker.terminate();
+    const { worker } = run;
+    run.worker = undefined;
+    await worker?.terminate();
     await Promise.all(run.guests.map((guest) => guest.stop()));
     await lab.close();
     await bundle.remove();

@@ -46,7 +46,7 @@ export async function startGuest(lab: Lab, name: string, random: Random): Promis
   async function live(): Promise<void> {
     while (!isStopped) {
       await inTurn(() => (isStopped ? Promise.resolve() : write().catch(() => undefined)));
-      await wait(random.between(20, 200));
+      await wait(random.between(50, 500));
     }
   }
 
