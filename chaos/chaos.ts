@@ -181,7 +181,8 @@ async function killUntilEnough<K extends Kind>(
   while (killed(run) < run.wanted) {
     const kind = chooseKind(weights, run.random);
     if (run.guests.length > 0 && (await kill(run, kind))) run.kills[kind] = (run.kills[kind] ?? 0) + 1;
-    await wait(run.random.between(0, longestPauseMs));
+    const until = Date.now() + run.random.between(0, longestPauseMs);
+    while (Date.now() < until && killed(run) < run.wanted) await wait(100);
   }
 }
 

@@ -60,7 +60,9 @@ export async function startGuest(lab: Lab, name: string, random: Random): Promis
       crashes += 1;
       await daemon.kill();
       await inTurn(async () => {
+        if (isStopped) return;
         await wait(downMs);
+        await daemon.kill(); // two crashes at once: one that lives, with a copy that reads from it, would not end in good order
         await daemon.restart();
         history.add({ contents: await readAll(lab, daemon, name, disks) });
       });

@@ -53,8 +53,8 @@ export async function endWorkflow(
   guests: readonly Guest[],
   random: Random,
 ): Promise<boolean> {
-  const handle = lab.client.workflow.getHandle(workflowIdOf(random.pick(guests)));
   try {
+    const handle = lab.client.workflow.getHandle(workflowIdOf(random.pick(guests)));
     const { status, runId } = await handle.describe();
     if (status.name !== 'RUNNING') return false;
     if (kind === 'terminate') await handle.terminate('chaos');
