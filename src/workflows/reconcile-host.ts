@@ -44,7 +44,10 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
     scheduleToCloseTimeout: '30 minutes', // the schedule comes again: what cannot be done now is done then
     retry: { maximumAttempts: 3 },
   } as const;
-  const { findOrphanedJobs } = proxyActivities<ReconcileActivities>(options);
+  const { findOrphanedJobs } = proxyActivities<ReconcileActivities>({
+    ...options,
+    startToCloseTimeout: '1 minute', // a query, and a question to Temporal per open job; a worker that dies is noticed then
+  });
   const { cleanUp } = proxyActivities<CleanUpActivities>({ ...options, heartbeatTimeout: '30 seconds' });
   const orphans: ReconcileHostResult['orphans'] = [];
   for (const orphan of await findOrphanedJobs()) {
