@@ -1,4 +1,5 @@
 import { closeJob, listOpenJobs } from '../db/jobs.js';
+import { orphanError } from '../domain/orphaned-run.js';
 import { cleanUpJob } from './clean-up.js';
 import type { HostDependencies } from './dependencies.js';
 
@@ -43,11 +44,6 @@ export async function findOrphanedJobs({ db, host, describeRun }: ReconcileDepen
   return orphans;
 }
 
-/** What a job's row says of a run that ended without clean-up. */
-export function orphanError({ runState }: OrphanedJob): string {
-  return `its workflow run ended without clean-up: ${runState}`;
-}
-
 /**
  * The work of `ReconcileHost` without Temporal's help, for a worker that has not begun to poll. One job's trouble does not keep
  * the others waiting: `report` hears of each.
@@ -60,7 +56,7 @@ export async function reconcileBeforeStart(
   for (const orphan of await findOrphanedJobs(dependencies)) {
     try {
       await cleanUpJob(dependencies, orphan.jobId, signal);
-      await closeJob(dependencies.db, orphan.jobId, 'failed', orphanError(orphan));
+      await closeJob(dependencies.db, orphan.jobId, 'failed', orphanError(orphan.runState));
       report(orphan, undefined);
     } catch (error) {
       report(orphan, error);

@@ -153,7 +153,6 @@ export async function sealJob(db: Database, jobId: string, disks: readonly Seale
 export interface OpenJob {
   id: string;
   vm: string;
-  status: JobStatus;
   workflowId: string;
   runId: string;
   /** Ports that the job still holds. */
@@ -165,9 +164,9 @@ export async function listOpenJobs(db: Queryable, host: string): Promise<OpenJob
   const ports = sql<
     number[]
   >`array(select ${nbdExports.port} from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id} order by 1)`;
-  const { id, status, workflowId, runId } = backupJobs;
+  const { id, workflowId, runId } = backupJobs;
   return db
-    .select({ id, vm: vmBackupContexts.vmName, status, workflowId, runId, ports })
+    .select({ id, vm: vmBackupContexts.vmName, workflowId, runId, ports })
     .from(backupJobs)
     .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))
     .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId))

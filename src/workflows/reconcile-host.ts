@@ -2,6 +2,7 @@ import { ApplicationFailure, isCancellation, proxyActivities, setCurrentDetails 
 import type { OrphanedJob, ReconcileActivities } from '../activities/reconcile.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
 import type { FileSurvey, Found, SurveyActivities, UnknownExport } from '../activities/survey.js';
+import { orphanError } from '../domain/orphaned-run.js';
 import { messageOf } from './failures.js';
 import { controlQueue } from './messages.js';
 import { jobSteps } from './steps.js';
@@ -107,7 +108,7 @@ async function tryToCleanUp(
 ): Promise<ReconcileHostResult['orphans'][number]['outcome']> {
   try {
     await cleanUp({ jobId });
-    await jobSteps.closeJob({ jobId, status: 'failed', error: `its workflow run ended without clean-up: ${runState}` });
+    await jobSteps.closeJob({ jobId, status: 'failed', error: orphanError(runState) });
     return 'cleaned up';
   } catch (error) {
     return `clean-up failed: ${messageOf(error)}`;
