@@ -1,11 +1,10 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { once } from 'node:events';
 import { Option, type Command } from 'commander';
 import { readConfig } from '../config/config.js';
 import { BackupError } from '../domain/errors.js';
+import { listenBriefly } from '../embedded/port.js';
 import { startEmbeddedPostgres } from '../embedded/postgres.js';
 import { findTemporalCLI, startTemporalServer } from '../embedded/temporal.js';
 import { addCommand, parseCount } from './command.js';
@@ -141,9 +140,8 @@ async function runUntilInterrupted(
 async function requireFreePorts({ postgresPort, temporalPort, uiPort }: DevOptions): Promise<void> {
   const ports = { '--postgres-port': postgresPort, '--temporal-port': temporalPort, '--ui-port': uiPort };
   for (const [option, port] of Object.entries(ports)) {
-    const server = createServer();
     try {
-      await once(server.listen(port, '127.0.0.1'), 'listening');
+      await listenBriefly(port);
     } catch (cause) {
       const said = cause instanceof Error ? cause.message : String(cause);
       throw new BackupError(
@@ -154,8 +152,6 @@ async function requireFreePorts({ postgresPort, temporalPort, uiPort }: DevOptio
         },
       );
     }
-    server.close();
-    await once(server, 'close');
   }
 }
 

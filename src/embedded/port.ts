@@ -23,7 +23,8 @@ export async function assertPortFree(port: number, server: string): Promise<void
   }
 }
 
-async function listenBriefly(wanted: number): Promise<number> {
+/** Listens on a port of 127.0.0.1 for a moment; 0 means any. @throws what the kernel says when it is taken */
+export async function listenBriefly(wanted: number): Promise<number> {
   const server = createServer().listen(wanted, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
