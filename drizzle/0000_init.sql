@@ -21,6 +21,9 @@ CREATE TABLE "backup_disks" (
 	"checksum" text,
 	"nbd_port" integer,
 	"is_head" boolean DEFAULT false NOT NULL,
+	"is_restored_over" boolean DEFAULT false NOT NULL,
+	"damage" text,
+	"hashes_checksum" text,
 	"started_at" timestamp with time zone,
 	"finished_at" timestamp with time zone,
 	CONSTRAINT "backup_disks_job_disk" UNIQUE("job_id","disk_key"),
@@ -46,12 +49,14 @@ CREATE TABLE "backup_jobs" (
 	"error" text,
 	"clean_up" text DEFAULT 'pending' NOT NULL,
 	"clean_up_error" text,
+	"hold" text,
+	"immutable_until" timestamp with time zone,
 	"started_at" timestamp with time zone DEFAULT now() NOT NULL,
 	"finished_at" timestamp with time zone,
 	CONSTRAINT "backup_jobs_run" UNIQUE("workflow_id","run_id"),
 	CONSTRAINT "backup_jobs_point_time" UNIQUE("context_id","point_time"),
 	CONSTRAINT "backup_jobs_id_context" UNIQUE("id","context_id"),
-	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'aborting', 'complete', 'failed', 'cancelled')),
+	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'aborting', 'complete', 'deleting', 'failed', 'cancelled')),
 	CONSTRAINT "backup_jobs_clean_up" CHECK ("backup_jobs"."clean_up" in ('pending', 'done')),
 	CONSTRAINT "backup_jobs_consistency" CHECK ("backup_jobs"."consistency" in ('application', 'filesystem', 'crash')),
 	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" in ('running', 'aborting')) = ("backup_jobs"."finished_at" is null))
@@ -101,6 +106,7 @@ CREATE TABLE "repositories" (
 	"name" text NOT NULL,
 	"host" text NOT NULL,
 	"path" text NOT NULL,
+	"immutable_until" timestamp with time zone,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "repositories_name_unique" UNIQUE("name"),
 	CONSTRAINT "repositories_host_path" UNIQUE("host","path")
@@ -118,6 +124,90 @@ CREATE TABLE "vm_backup_contexts" (
 	CONSTRAINT "vm_backup_contexts_directory" UNIQUE("repository_id","directory")
 );
 --> statement-breakpoint
+CREATE TABLE "chain_leases" (
+	"id" uuid PRIMARY KEY NOT NULL,
+	"context_id" uuid NOT NULL,
+	"mode" text NOT NULL,
+	"purpose" text NOT NULL,
+	"workflow_id" text NOT NULL,
+	"run_id" text NOT NULL,
+	"clean_up_error" text,
+	"acquired_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "chain_leases_mode" CHECK ("chain_leases"."mode" in ('shared', 'exclusive')),
+	CONSTRAINT "chain_leases_purpose" CHECK ("chain_leases"."purpose" in ('restore', 'verify', 'delete', 'prune'))
+);
+--> statement-breakpoint
+CREATE TABLE "merges" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"lease_id" uuid NOT NULL,
+	"base_id" uuid NOT NULL,
+	"successor_id" uuid NOT NULL,
+	"phase" text DEFAULT 'committing' NOT NULL,
+	"merged_checksum" text,
+	"merged_bytes" bigint,
+	"pid" integer,
+	"start_time" text,
+	"boot_id" text,
+	CONSTRAINT "merges_base" UNIQUE("base_id"),
+	CONSTRAINT "merges_successor" UNIQUE("successor_id"),
+	CONSTRAINT "merges_phase" CHECK ("merges"."phase" in ('committing', 'replacing')),
+	CONSTRAINT "merges_replacing" CHECK ("merges"."phase" = 'committing' or ("merges"."merged_checksum" is not null and "merges"."merged_bytes" is not null))
+);
+--> statement-breakpoint
+CREATE TABLE "protection_changes" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"changed_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"changed_by" text NOT NULL,
+	"kind" text NOT NULL,
+	"job_id" uuid,
+	"repository_id" uuid,
+	"before" text,
+	"after" text,
+	"reason" text,
+	CONSTRAINT "protection_changes_kind" CHECK ("protection_changes"."kind" in ('hold', 'release', 'immutable_until'))
+);
+--> statement-breakpoint
+CREATE TABLE "restore_disks" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"lease_id" uuid NOT NULL,
+	"backup_disk_id" uuid NOT NULL,
+	"path" text NOT NULL,
+	"attempt_path" text NOT NULL,
+	"kept_path" text,
+	"status" text DEFAULT 'planned' NOT NULL,
+	"written_bytes" bigint DEFAULT 0 NOT NULL,
+	"pid" integer,
+	"start_time" text,
+	"boot_id" text,
+	CONSTRAINT "restore_disks_path" UNIQUE("path"),
+	CONSTRAINT "restore_disks_status" CHECK ("restore_disks"."status" in ('planned', 'writing', 'written', 'placed'))
+);
+--> statement-breakpoint
+CREATE TABLE "restores" (
+	"lease_id" uuid PRIMARY KEY NOT NULL,
+	"job_id" uuid NOT NULL,
+	"target" text NOT NULL,
+	"hypervisor_id" uuid,
+	"vm_id" text,
+	"vm_name" text,
+	"phase" text DEFAULT 'writing' NOT NULL,
+	CONSTRAINT "restores_target" CHECK ("restores"."target" in ('files', 'vm', 'in-place')),
+	CONSTRAINT "restores_phase" CHECK ("restores"."phase" in ('writing', 'placing'))
+);
+--> statement-breakpoint
+CREATE TABLE "retention_policies" (
+	"context_id" uuid PRIMARY KEY NOT NULL,
+	"keep_last" integer,
+	"keep_hourly" integer,
+	"keep_daily" integer,
+	"keep_weekly" integer,
+	"keep_monthly" integer,
+	"keep_yearly" integer,
+	"time_zone" text NOT NULL,
+	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "retention_policies_counts" CHECK (least("retention_policies"."keep_last", "retention_policies"."keep_hourly", "retention_policies"."keep_daily", "retention_policies"."keep_weekly", "retention_policies"."keep_monthly", "retention_policies"."keep_yearly") > 0)
+);
+--> statement-breakpoint
 ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_job" FOREIGN KEY ("job_id","context_id") REFERENCES "public"."backup_jobs"("id","context_id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_parent" FOREIGN KEY ("parent_id") REFERENCES "public"."backup_disks"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
@@ -126,8 +216,23 @@ ALTER TABLE "nbd_exports" ADD CONSTRAINT "nbd_exports_job_id_backup_jobs_id_fk" 
 ALTER TABLE "nbd_exports" ADD CONSTRAINT "nbd_exports_disk_id_backup_disks_id_fk" FOREIGN KEY ("disk_id") REFERENCES "public"."backup_disks"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "vm_backup_contexts" ADD CONSTRAINT "vm_backup_contexts_repository_id_repositories_id_fk" FOREIGN KEY ("repository_id") REFERENCES "public"."repositories"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "vm_backup_contexts" ADD CONSTRAINT "vm_backup_contexts_hypervisor_id_hypervisors_id_fk" FOREIGN KEY ("hypervisor_id") REFERENCES "public"."hypervisors"("id") ON DELETE restrict ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "chain_leases" ADD CONSTRAINT "chain_leases_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "merges" ADD CONSTRAINT "merges_lease_id_chain_leases_id_fk" FOREIGN KEY ("lease_id") REFERENCES "public"."chain_leases"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "merges" ADD CONSTRAINT "merges_base_id_backup_disks_id_fk" FOREIGN KEY ("base_id") REFERENCES "public"."backup_disks"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "merges" ADD CONSTRAINT "merges_successor_id_backup_disks_id_fk" FOREIGN KEY ("successor_id") REFERENCES "public"."backup_disks"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "protection_changes" ADD CONSTRAINT "protection_changes_repository_id_repositories_id_fk" FOREIGN KEY ("repository_id") REFERENCES "public"."repositories"("id") ON DELETE set null ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "restore_disks" ADD CONSTRAINT "restore_disks_lease_id_restores_lease_id_fk" FOREIGN KEY ("lease_id") REFERENCES "public"."restores"("lease_id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "restore_disks" ADD CONSTRAINT "restore_disks_backup_disk_id_backup_disks_id_fk" FOREIGN KEY ("backup_disk_id") REFERENCES "public"."backup_disks"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "restores" ADD CONSTRAINT "restores_lease_id_chain_leases_id_fk" FOREIGN KEY ("lease_id") REFERENCES "public"."chain_leases"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "restores" ADD CONSTRAINT "restores_job_id_backup_jobs_id_fk" FOREIGN KEY ("job_id") REFERENCES "public"."backup_jobs"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "restores" ADD CONSTRAINT "restores_hypervisor_id_hypervisors_id_fk" FOREIGN KEY ("hypervisor_id") REFERENCES "public"."hypervisors"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "retention_policies" ADD CONSTRAINT "retention_policies_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
 CREATE UNIQUE INDEX "backup_disks_one_head" ON "backup_disks" USING btree ("context_id","disk_key") WHERE "backup_disks"."is_head";--> statement-breakpoint
 CREATE INDEX "backup_disks_parent_id" ON "backup_disks" USING btree ("parent_id");--> statement-breakpoint
 CREATE UNIQUE INDEX "backup_jobs_one_running" ON "backup_jobs" USING btree ("context_id") WHERE "backup_jobs"."status" in ('running', 'aborting');--> statement-breakpoint
 CREATE INDEX "nbd_exports_job" ON "nbd_exports" USING btree ("job_id");--> statement-breakpoint
-CREATE INDEX "vm_backup_contexts_name" ON "vm_backup_contexts" USING btree ("vm_name");
+CREATE INDEX "vm_backup_contexts_name" ON "vm_backup_contexts" USING btree ("vm_name");--> statement-breakpoint
+CREATE INDEX "chain_leases_context" ON "chain_leases" USING btree ("context_id");--> statement-breakpoint
+CREATE UNIQUE INDEX "chain_leases_one_exclusive" ON "chain_leases" USING btree ("context_id") WHERE "chain_leases"."mode" = 'exclusive';--> statement-breakpoint
+CREATE INDEX "protection_changes_job" ON "protection_changes" USING btree ("job_id");--> statement-breakpoint
+CREATE INDEX "restore_disks_lease" ON "restore_disks" USING btree ("lease_id");

@@ -1,6 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { NativeConnection, Worker, type ActivityInterceptorsFactory, type WorkerOptions } from '@temporalio/worker';
 import type { Logger } from 'pino';
+import { createChainLeaseActivities } from './activities/chain-leases.js';
+import { createCleanUpLeaseActivities } from './activities/clean-up-lease.js';
 import { createCleanUpActivities } from './activities/clean-up.js';
 import { createExportActivities } from './activities/exports.js';
 import { createJobActivities } from './activities/jobs.js';
@@ -17,6 +19,7 @@ import { openDatabase, describeDatabaseFailure, type Database } from './db/datab
 import { claimHost, isClaimedElsewhere } from './db/hosts.js';
 import { requireMigrated } from './db/migrate.js';
 import { BackupError } from './domain/errors.js';
+import { messageOf } from './domain/message-of.js';
 import { startLog } from './log.js';
 import { readMachineId } from './process/machine-id.js';
 import { requireTools } from './process/tools.js';
@@ -123,10 +126,6 @@ export interface WorkerConnections {
   workflowBundle?: { codePath: string };
 }
 
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
-
 /** Makes the workers of this process, without running them: one per task queue. */
 export async function createWorkers(
   config: Config,
@@ -147,10 +146,8 @@ export async function createWorkers(
   } satisfies Partial<WorkerOptions>;
   const workers: Worker[] = [];
   if (only !== 'host') {
-    const activities = createJobActivities({
-      db,
-      hasSearchAttributes: () => knowsSearchAttributes(connection, namespace),
-    });
+    const hasSearchAttributes = () => knowsSearchAttributes(connection, namespace);
+    const activities = { ...createJobActivities({ db, hasSearchAttributes }), ...createChainLeaseActivities({ db }) };
     workers.push(await Worker.create({ ...common, ...workflowOptions, taskQueue: mainQueue, activities }));
   }
   if (only !== 'workflows') {
@@ -166,6 +163,7 @@ export async function createWorkers(
           ...createSnapshotActivities(dependencies),
           ...createExportActivities(dependencies),
           ...createCleanUpActivities(dependencies),
+          ...createCleanUpLeaseActivities(dependencies),
           ...createReconcileActivities(dependencies),
           ...createSurveyActivities(dependencies),
         },

@@ -3,6 +3,7 @@ import { forgetAttempts, forgetChangeIds, listDisks, obsoleteChangeIds } from '.
 import { listExports, releasePort } from '../db/exports.js';
 import { abortUnlessSealed, recordCleanUp } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
+import { messageOf } from '../domain/message-of.js';
 import { manifestPath } from '../domain/names.js';
 import { insideRepository, removeEmptyFolders, removeFile } from '../repository/files.js';
 import { removeManifest } from '../repository/manifest.js';
@@ -98,7 +99,7 @@ async function removeUnfinishedFiles(db: Database, { job, context, repository }:
 async function runAll(steps: readonly (() => Promise<void>)[]): Promise<string | undefined> {
   const failures: string[] = [];
   for (const step of steps) {
-    await step().catch((error: unknown) => failures.push(error instanceof Error ? error.message : String(error)));
+    await step().catch((error: unknown) => failures.push(messageOf(error)));
   }
   return failures.length > 0 ? failures.join('; ') : undefined;
 }

@@ -3,7 +3,7 @@ import type { Database } from '../db/database.js';
 import { recordCopied } from '../db/disks.js';
 import { leasePort } from '../db/exports.js';
 import { chooseHypervisor } from '../db/hypervisors.js';
-import { closeJob, insertJob } from '../db/jobs.js';
+import { closeJob, insertJob, type InsertedJob } from '../db/jobs.js';
 import { chooseRepository } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { exportName } from '../domain/names.js';
@@ -59,9 +59,16 @@ export function createJobActivities({ db, hasSearchAttributes }: JobDependencies
     },
 
     /** Inserts the parent row, to which every later row refers. One running job per context. */
-    async insertJob(input: { jobId: string; contextId: string; workflowId: string; runId: string }): Promise<void> {
-      const { jobId, ...job } = input;
-      await insertJob(db, { id: jobId, ...job });
+    async insertJob(input: {
+      jobId: string;
+      contextId: string;
+      workflowId: string;
+      runId: string;
+      /** The backup disks that the plan builds upon. */
+      parentIds: string[];
+    }): Promise<InsertedJob> {
+      const { jobId, parentIds, ...job } = input;
+      return insertJob(db, { id: jobId, ...job }, parentIds);
     },
 
     /** Leases a port for one disk, before anything listens on it. @returns null when all are leased */

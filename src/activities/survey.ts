@@ -13,6 +13,7 @@ import { listBackupFiles } from '../repository/list-files.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
+import { messageOf } from '../domain/message-of.js';
 
 /** What was found: all are counted, the first ones shown, because Temporal keeps it. */
 export interface Found<T> {
@@ -103,9 +104,7 @@ async function surveyRepository(
       return await look();
     } catch (error) {
       signal.throwIfAborted();
-      survey.problems.push(
-        `Repository '${name}' was not looked at whole: ${error instanceof Error ? error.message : String(error)}`,
-      );
+      survey.problems.push(`Repository '${name}' was not looked at whole: ${messageOf(error)}`);
       return undefined;
     }
   };

@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { readConfig } from '../config/config.js';
 import { BackupError } from '../domain/errors.js';
+import { messageOf } from '../domain/message-of.js';
 import { listenBriefly } from '../embedded/port.js';
 import { startEmbeddedPostgres } from '../embedded/postgres.js';
 import { findTemporalCLI, startTemporalServer } from '../embedded/temporal.js';
@@ -143,7 +144,7 @@ async function requireFreePorts({ postgresPort, temporalPort, uiPort }: DevOptio
     try {
       await listenBriefly(port);
     } catch (cause) {
-      const said = cause instanceof Error ? cause.message : String(cause);
+      const said = messageOf(cause);
       throw new BackupError(
         'PortTaken',
         `Expected port ${port} of 127.0.0.1 free: ${said}; choose another by ${option}`,

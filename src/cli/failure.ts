@@ -1,5 +1,6 @@
 import { ApplicationFailure, CancelledFailure, TerminatedFailure, TimeoutFailure } from '@temporalio/common';
 import { BackupError, errorCodes, type ErrorCode } from '../domain/errors.js';
+import { messageOf } from '../domain/message-of.js';
 import { Interrupted, type CommonOptions, type Terminal } from './terminal.js';
 
 /** Exit codes that stand for no error code; the others are in `errorCodes`. docs/cli.md has the table. */
@@ -18,7 +19,7 @@ export function reportFailure(error: unknown, terminal: Terminal, { json }: Comm
 }
 
 function describe(error: unknown): { code: string; exitCode: number; message: string } {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   if (error instanceof BackupError) return { code: error.code, exitCode: errorCodes[error.code].exitCode, message };
   if (error instanceof Interrupted) return { code: 'Interrupted', exitCode: exitCodes.interrupted, message };
   return { code: 'Unexpected', exitCode: exitCodes.unexpected, message };

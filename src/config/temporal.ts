@@ -2,6 +2,7 @@ import { Client, Connection } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { NativeConnection, NativeConnectionOptions } from '@temporalio/worker';
 import { BackupError } from '../domain/errors.js';
+import { messageOf } from '../domain/message-of.js';
 
 // The connection's settings come from TEMPORAL_* and the profile file, exactly as for the `temporal` CLI.
 
@@ -29,7 +30,7 @@ function readSettings() {
   try {
     return loadClientConnectConfig();
   } catch (error) {
-    const said = error instanceof Error ? error.message : String(error);
+    const said = messageOf(error);
     throw new BackupError(
       'InvalidConfiguration',
       `Expected TEMPORAL_* or a profile file that the Temporal CLI understands, found: ${said}`,
@@ -46,7 +47,7 @@ async function orUnreachable<T>(address: string | undefined, connect: () => Prom
   } catch (error) {
     throw new BackupError(
       'TemporalUnreachable',
-      `Expected a Temporal server at ${address ?? 'localhost:7233'}, could not reach it: ${error instanceof Error ? error.message : String(error)}; check TEMPORAL_ADDRESS, and that the server runs`,
+      `Expected a Temporal server at ${address ?? 'localhost:7233'}, could not reach it: ${messageOf(error)}; check TEMPORAL_ADDRESS, and that the server runs`,
       { cause: error },
     );
   }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { and, eq, ne, sql } from 'drizzle-orm';
 import { pathComponent } from '../domain/names.js';
-import type { ContextFacts } from '../domain/plan.js';
+import type { ContextFacts, ParentFacts } from '../domain/plan.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
 import { backupDisks, backupJobs, vmBackupContexts } from './schema.js';
 
@@ -92,21 +92,29 @@ export async function contextFacts(db: Queryable, context: Context): Promise<Con
   };
 }
 
-export interface Head {
-  diskId: string;
+export interface Head extends ParentFacts {
   diskKey: string;
-  sizeBytes: number;
-  changeId: string | null;
 }
 
 /** The newest restore point of each disk of a context: what the next incrementals start from. */
 export async function listHeads(db: Queryable, contextId: string): Promise<Head[]> {
+  const chainLength = sql<number>`(
+    with recursive chain(parent_id) as (
+      select ${backupDisks.parentId}
+      union all
+      select ancestor.parent_id from ${backupDisks} as ancestor join chain on ancestor.id = chain.parent_id
+    )
+    select count(*)::integer from chain
+  )`;
   return db
     .select({
       diskId: backupDisks.id,
       diskKey: backupDisks.diskKey,
       sizeBytes: backupDisks.sizeBytes,
       changeId: backupDisks.changeId,
+      isDamaged: sql<boolean>`${backupDisks.damage} is not null`,
+      isRestoredOver: backupDisks.isRestoredOver,
+      chainLength,
     })
     .from(backupDisks)
     .where(and(eq(backupDisks.contextId, contextId), backupDisks.isHead));

@@ -1,5 +1,6 @@
 import { and, desc, eq, inArray, or, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
+import { exclusiveHolder, lockContext, type ChainHolder } from './chain-leases.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
 import { backupDisks, backupJobs, nbdExports, repositories, vmBackupContexts } from './schema.js';
 
@@ -14,30 +15,49 @@ export interface NewJob {
 }
 
 /**
- * Inserts the parent row of a backup. Safe to repeat with the same id.
+ * `inserted`; or why not: `stale`, when the plan's parents are no heads any more, or who has to end first.
+ */
+export type InsertedJob = { outcome: 'inserted' } | { outcome: 'stale' } | { outcome: 'waits'; holder: ChainHolder };
+
+/**
+ * Inserts the parent row of a backup, unless somebody changes or removes restore points of the context. `parentIds`: the backup
+ * disks that the plan builds upon. Safe to repeat with the same id.
  * @throws BackupError BackupAlreadyRunning when the context has another running job, whoever started it
  */
-export async function insertJob(db: Database, job: NewJob): Promise<Job> {
+export async function insertJob(db: Database, job: NewJob, parentIds: readonly string[]): Promise<InsertedJob> {
   const pointTime = sql`greatest(
     date_trunc('second', now()),
     (select max(${backupJobs.pointTime}) + interval '1 second' from ${backupJobs} where ${backupJobs.contextId} = ${job.contextId})
   )`;
   try {
-    await db
-      .insert(backupJobs)
-      .values({ ...job, pointTime })
-      .onConflictDoNothing({ target: backupJobs.id });
+    return await db.transaction(async (tx) => {
+      await lockContext(tx, job.contextId);
+      if (await findJob(tx, job.id)) return { outcome: 'inserted' };
+      const holder = await exclusiveHolder(tx, job.contextId);
+      if (holder) return { outcome: 'waits', holder };
+      if (!(await areHeads(tx, parentIds))) return { outcome: 'stale' };
+      await tx.insert(backupJobs).values({ ...job, pointTime });
+      return { outcome: 'inserted' };
+    });
   } catch (error) {
-    if (violatesUnique(error, 'backup_jobs_point_time')) return insertJob(db, job); // another start, in this very moment
+    if (violatesUnique(error, 'backup_jobs_point_time')) return insertJob(db, job, parentIds); // another start, in this very moment
     if (!violatesUnique(error, 'backup_jobs_one_running')) throw error;
     const running = await runningJob(db, job.contextId);
-    if (!running) return insertJob(db, job); // it ended between the two statements
+    if (!running) return insertJob(db, job, parentIds); // it ended between the two statements
     throw new BackupError(
       'BackupAlreadyRunning',
       `A backup of this VM to this repository is ${running.status} already: job ${running.id}, workflow '${running.workflowId}'; wait for it, or cancel it`,
     );
   }
-  return getJob(db, job.id);
+}
+
+async function areHeads(tx: Queryable, diskIds: readonly string[]): Promise<boolean> {
+  if (diskIds.length === 0) return true;
+  const heads = await tx
+    .select({ id: backupDisks.id })
+    .from(backupDisks)
+    .where(and(inArray(backupDisks.id, [...diskIds]), backupDisks.isHead));
+  return heads.length === diskIds.length;
 }
 
 async function runningJob(db: Queryable, contextId: string): Promise<Job | undefined> {

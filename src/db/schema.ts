@@ -15,7 +15,8 @@ import {
   uuid,
 } from 'drizzle-orm/pg-core';
 
-const bytes = (name: string) => bigint(name, { mode: 'number' });
+/** A count or an offset in bytes. */
+export const bytes = (name: string) => bigint(name, { mode: 'number' });
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
 
 /** A registered connection to where VMs run. `host` is the machine whose worker reads from it. */
@@ -50,6 +51,8 @@ export const repositories = pgTable(
     name: text('name').notNull().unique(),
     host: text('host').notNull(),
     path: text('path').notNull(),
+    /** Until then no restore point in it may be deleted, pruned, merged or overwritten. */
+    immutableUntil: instant('immutable_until'),
     createdAt: instant('created_at').notNull().defaultNow(),
   },
   (t) => [unique('repositories_host_path').on(t.host, t.path)],
@@ -91,8 +94,11 @@ export const backupJobs = pgTable(
       .references(() => vmBackupContexts.id, { onDelete: 'cascade' }),
     workflowId: text('workflow_id').notNull(),
     runId: text('run_id').notNull(),
-    /** `aborting`: it will not be sealed any more, and its clean-up is not done yet. */
-    status: text('status', { enum: ['running', 'aborting', 'complete', 'failed', 'cancelled'] })
+    /**
+     * `aborting`: it will not be sealed any more, and its clean-up is not done yet. `deleting`: the tombstone of a restore
+     * point whose files are going.
+     */
+    status: text('status', { enum: ['running', 'aborting', 'complete', 'deleting', 'failed', 'cancelled'] })
       .notNull()
       .default('running'),
     /** Names the files. Whole seconds, and no two of one context alike. */
@@ -111,6 +117,9 @@ export const backupJobs = pgTable(
       .default('pending'),
     /** What kept the last try of the clean-up from being done. */
     cleanUpError: text('clean_up_error'),
+    /** Why the point must stay, and with it all that it needs; null where nobody holds it. */
+    hold: text('hold'),
+    immutableUntil: instant('immutable_until'),
     startedAt: instant('started_at').notNull().defaultNow(),
     finishedAt: instant('finished_at'),
   },
@@ -121,7 +130,10 @@ export const backupJobs = pgTable(
     uniqueIndex('backup_jobs_one_running')
       .on(t.contextId)
       .where(sql`${t.status} in ('running', 'aborting')`),
-    check('backup_jobs_status', sql`${t.status} in ('running', 'aborting', 'complete', 'failed', 'cancelled')`),
+    check(
+      'backup_jobs_status',
+      sql`${t.status} in ('running', 'aborting', 'complete', 'deleting', 'failed', 'cancelled')`,
+    ),
     check('backup_jobs_clean_up', sql`${t.cleanUp} in ('pending', 'done')`),
     check('backup_jobs_consistency', sql`${t.consistency} in ('application', 'filesystem', 'crash')`),
     check('backup_jobs_finished', sql`(${t.status} in ('running', 'aborting')) = (${t.finishedAt} is null)`),
@@ -167,6 +179,12 @@ export const backupDisks = pgTable(
     nbdPort: integer('nbd_port'),
     /** The newest restore point of this disk in its context: the next incremental starts here. */
     isHead: boolean('is_head').notNull().default(false),
+    /** The VM's disk was replaced by a restore since: what the hypervisor recorded from here on is of no use. */
+    isRestoredOver: boolean('is_restored_over').notNull().default(false),
+    /** What a verification found wrong with this disk's file, or with one that it needs; null where nothing is known. */
+    damage: text('damage'),
+    /** Of the block hashes beside the file, as `sha256:<hex>`. */
+    hashesChecksum: text('hashes_checksum'),
     startedAt: instant('started_at'),
     finishedAt: instant('finished_at'),
   },

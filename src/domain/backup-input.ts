@@ -1,15 +1,5 @@
 import { z } from 'zod';
-import { BackupError } from './errors.js';
-
-const name = (what: string) =>
-  z
-    .string(`expected ${what} as a string`)
-    .min(1, `expected ${what}, not an empty string`)
-    .max(200, `expected ${what} of at most 200 characters`)
-    .refine((value) => !/\p{Cc}/u.test(value), `expected ${what} without control characters`);
-
-const choice = <T extends string>(values: readonly [T, ...T[]]) =>
-  z.enum(values, `expected one of ${values.map((value) => `'${value}'`).join(', ')}`);
+import { choice, count, flag, name, parseInput } from './parse-input.js';
 
 const schema = z.strictObject(
   {
@@ -23,12 +13,9 @@ const schema = z.strictObject(
       .optional(),
     quiesce: choice(['auto', 'require', 'off']).default('auto'),
     onLostChangeId: choice(['full', 'fail']).default('full'),
-    maxParallelDisks: z
-      .number('expected a number')
-      .int('expected a whole number')
-      .min(1, 'expected 1 to 64')
-      .max(64, 'expected 1 to 64')
-      .default(4),
+    maxChainLength: count(1, 1000).optional(),
+    maxParallelDisks: count(1, 64).default(4),
+    compare: flag().default(false),
   },
   `expected an object such as {"vm":"web01"}`,
 );
@@ -38,29 +25,7 @@ export type BackupVMInput = z.output<typeof schema>;
 /** The input of BackupVM as people write it. */
 export type BackupVMRequest = z.input<typeof schema>;
 
-const fields = Object.keys(schema.shape);
-
-/**
- * Checks the input of BackupVM and fills in its defaults.
- * @throws BackupError InvalidInput, which names every problem at once
- */
+/** Checks the input of BackupVM and fills in its defaults. @throws BackupError InvalidInput, which names every problem at once */
 export function parseBackupVMInput(input: unknown): BackupVMInput {
-  const result = schema.safeParse(input);
-  if (result.success) return result.data;
-  const problems = result.error.issues.flatMap((issue) => {
-    if (issue.code === 'unrecognized_keys') {
-      return issue.keys.map((key) => `unknown field '${key}' (known: ${fields.join(', ')})`);
-    }
-    const where = issue.path.map(String).join('.') || 'input';
-    return [`${where}: ${issue.message}, found ${found(input, issue.path)}`];
-  });
-  throw new BackupError('InvalidInput', `Bad input of BackupVM: ${problems.join('; ')}`);
-}
-
-function found(input: unknown, path: readonly PropertyKey[]): string {
-  let value = input;
-  for (const key of path) value = (value as Record<PropertyKey, unknown> | undefined)?.[key];
-  if (value === undefined) return 'nothing';
-  const text = JSON.stringify(value);
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+  return parseInput('BackupVM', schema, Object.keys(schema.shape), input);
 }

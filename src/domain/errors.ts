@@ -12,12 +12,20 @@ export const errorCodes = {
   RepositoryNotFound: { permanent: true, exitCode: 3 },
   JobNotFound: { permanent: true, exitCode: 3 },
   PointNotFound: { permanent: true, exitCode: 3 },
+  ContextNotFound: { permanent: true, exitCode: 3 },
   AlreadyExists: { permanent: true, exitCode: 4 },
   InUse: { permanent: true, exitCode: 4 },
   BackupAlreadyRunning: { permanent: true, exitCode: 4 },
+  /** A hold, or immutability. */
+  Protected: { permanent: true, exitCode: 4 },
+  /** Others need what was to be deleted. */
+  HasDescendants: { permanent: true, exitCode: 4 },
+  VMRunning: { permanent: true, exitCode: 4 },
   SourceBusy: { permanent: false, exitCode: 4 },
   RepositoryUnusable: { permanent: true, exitCode: 5 },
   RepositoryFull: { permanent: true, exitCode: 5 },
+  TargetUnusable: { permanent: true, exitCode: 5 },
+  TargetFull: { permanent: true, exitCode: 5 },
   ScratchFull: { permanent: true, exitCode: 5 },
   NoParent: { permanent: true, exitCode: 6 },
   ChangeIdLost: { permanent: true, exitCode: 6 },
@@ -28,6 +36,11 @@ export const errorCodes = {
   ExportFailed: { permanent: false, exitCode: 7 },
   CopyFailed: { permanent: false, exitCode: 7 },
   ImageDamaged: { permanent: false, exitCode: 7 },
+  /** A verification or a restore found what is not as it was backed up. */
+  PointDamaged: { permanent: true, exitCode: 6 },
+  /** What was read back differs from what was to be read. */
+  ContentDiffers: { permanent: false, exitCode: 7 },
+  NoPolicy: { permanent: true, exitCode: 2 },
   CopyStalled: { permanent: false, exitCode: 7 },
   CopyIncomplete: { permanent: false, exitCode: 7 },
   CleanUpFailed: { permanent: false, exitCode: 7 },

@@ -12,6 +12,9 @@ export const planReasons = {
   change_id_lost: 'the hypervisor no longer knows what changed',
   parent_missing: 'the file of the last restore point is missing',
   parent_changed: 'the file of the last restore point is not as it was written',
+  parent_damaged: 'a verification found the last restore point damaged',
+  restored_in_place: 'the disk was replaced by a restore',
+  chain_cap: 'the chain has reached its longest length',
 } as const;
 
 export type PlanReason = keyof typeof planReasons;
@@ -24,7 +27,24 @@ export interface DiskFacts {
   sizeBytes: number;
   tracksChanges: boolean;
   /** The newest restore point of this disk in this context. */
-  parent: { diskId: string; sizeBytes: number; changeId: string | null } | null;
+  parent: ParentFacts | null;
+}
+
+export interface ParentFacts {
+  diskId: string;
+  sizeBytes: number;
+  changeId: string | null;
+  isDamaged: boolean;
+  isRestoredOver: boolean;
+  /** Files that a restore of it reads: 1 for a full. */
+  chainLength: number;
+}
+
+/** What the backup was asked to be. */
+export interface RequestedPlan {
+  type: 'auto' | BackupType;
+  /** The most files that a restore may have to read. */
+  maxChainLength?: number | undefined;
 }
 
 /** What is known of the VM's earlier backups. */
@@ -48,7 +68,7 @@ export interface DiskPlan {
 }
 
 /** Decides full or incremental for one disk, by the first rule that applies. */
-export function planDisk(disk: DiskFacts, context: ContextFacts, requested: 'auto' | BackupType): DiskPlan {
+export function planDisk(disk: DiskFacts, context: ContextFacts, requested: RequestedPlan): DiskPlan {
   const reason = reasonFor(disk, context, requested);
   const plan = { key: disk.key, target: disk.target, sizeBytes: disk.sizeBytes, reason };
   return reason === 'parent_good' && disk.parent
@@ -56,19 +76,22 @@ export function planDisk(disk: DiskFacts, context: ContextFacts, requested: 'aut
     : { ...plan, type: 'full', parentId: null, baseChangeId: null };
 }
 
-function reasonFor(disk: DiskFacts, context: ContextFacts, requested: 'auto' | BackupType): PlanReason {
+function reasonFor(disk: DiskFacts, context: ContextFacts, requested: RequestedPlan): PlanReason {
   const { parent } = disk;
-  if (requested === 'full') return 'requested';
+  if (requested.type === 'full') return 'requested';
   if (!parent) {
     if (context.hasPoints) return 'disk_added';
     if (context.nameWasAnotherVM) return 'vm_recreated';
     return context.inOtherRepository ? 'other_repository' : 'first_backup';
   }
+  if (parent.isDamaged) return 'parent_damaged';
+  if (parent.isRestoredOver) return 'restored_in_place';
   if (!disk.tracksChanges) return 'no_change_tracking';
   // Dirty bitmaps say nothing of the part that came or went.
   if (disk.sizeBytes > parent.sizeBytes) return 'disk_grown';
   if (disk.sizeBytes < parent.sizeBytes) return 'disk_shrunk';
   if (parent.changeId === null) return 'change_id_lost';
+  if (parent.chainLength >= (requested.maxChainLength ?? Infinity)) return 'chain_cap';
   return 'parent_good';
 }
 

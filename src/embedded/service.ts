@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { open, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { toolMissing } from '../process/run.js';
+import { messageOf } from '../domain/message-of.js';
 
 /** The account that a service runs as, where it must not run as ours. */
 export interface ServiceAccount {
@@ -68,7 +69,7 @@ export async function untilReady(service: Service, isReady: () => Promise<void>,
       await isReady();
       return;
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = messageOf(error);
       if (how === undefined && Date.now() < deadline) {
         await delay(50); // short beside a start of half a second
         continue;

@@ -6,6 +6,7 @@ import { planDisk, type DiskPlan } from '../domain/plan.js';
 import { requireParent, requireRepositorySpace, requireRunning } from '../domain/preconditions.js';
 import type { BackupVMDiskResult, BackupVMResult } from '../domain/result.js';
 import { copyDisks, type CopiedDisk } from './copy-disks.js';
+import { createPause } from './chain-lease.js';
 import { closingFailure, messageOf } from './failures.js';
 import { searchAttributes } from './messages.js';
 import { startReport, type Report } from './report.js';
@@ -49,7 +50,7 @@ async function planBackup(targets: Targets, input: BackupVMInput, report: Report
   const { contextId, facts, heads } = await jobSteps.lookUpContext({ hypervisorId, repositoryId, vmId, vmName });
   const disks = chosen.map((disk) => {
     const parent = heads.find(({ diskKey }) => diskKey === disk.key) ?? null;
-    return planDisk({ ...disk, parent }, facts, input.type);
+    return planDisk({ ...disk, parent }, facts, input);
   });
   requireParent(vmName, input.type, disks);
   return { vmName, contextId, disks, freeBytes, ports };
@@ -59,17 +60,18 @@ async function planBackup(targets: Targets, input: BackupVMInput, report: Report
 async function backUp(
   jobId: string,
   targets: Targets,
-  { quiesce, onLostChangeId, maxParallelDisks }: BackupVMInput,
-  plan: BackupPlan,
+  input: BackupVMInput,
+  firstPlan: BackupPlan,
   report: Report,
 ): Promise<BackupVMResult> {
   const { host } = targets;
+  const { quiesce, onLostChangeId, maxParallelDisks } = input;
+  let plan = firstPlan;
   let status: 'complete' | 'failed' | 'cancelled' = 'failed';
   let problem = '';
   tag(targets, plan, 'running');
   try {
-    const { workflowId, runId } = workflowInfo();
-    await jobSteps.insertJob({ jobId, contextId: plan.contextId, workflowId, runId });
+    plan = await insertJob(jobId, targets, input, plan, report);
 
     report.step('opening the snapshot');
     const { consistency, disks } = await hostSteps(host, `one moment of ${plan.disks.length} disk(s)`).openSnapshot({
@@ -104,6 +106,25 @@ async function backUp(
       tag(targets, plan, status);
       report.step(status);
     });
+  }
+}
+
+/** Inserts the job. While restore points of the VM are being removed it waits, and plans anew upon what is left then. */
+async function insertJob(
+  jobId: string,
+  targets: Targets,
+  input: BackupVMInput,
+  firstPlan: BackupPlan,
+  report: Report,
+): Promise<BackupPlan> {
+  const { workflowId, runId } = workflowInfo();
+  let plan = firstPlan;
+  for (const pause = createPause(); ;) {
+    const parentIds = plan.disks.flatMap(({ parentId }) => parentId ?? []);
+    const result = await jobSteps.insertJob({ jobId, contextId: plan.contextId, workflowId, runId, parentIds });
+    if (result.outcome === 'inserted') return plan;
+    if (result.outcome === 'waits') await pause([result.holder], report.step);
+    plan = await planBackup(targets, input, report);
   }
 }
 

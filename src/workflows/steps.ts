@@ -1,4 +1,6 @@
 import { proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
+import type { ChainLeaseActivities } from '../activities/chain-leases.js';
+import type { CleanUpLeaseActivities } from '../activities/clean-up-lease.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
 import type { ExportActivities } from '../activities/exports.js';
 import type { JobActivities } from '../activities/jobs.js';
@@ -18,7 +20,7 @@ const toItsEnd = { cancellationType: 'WAIT_CANCELLATION_COMPLETED' } as const;
  * Steps that only touch the database. Local, because each is one short query: a regular activity would cost six events of
  * history for it. A database that is away for a while only delays them.
  */
-export const jobSteps = proxyLocalActivities<JobActivities>({
+export const jobSteps = proxyLocalActivities<JobActivities & ChainLeaseActivities>({
   startToCloseTimeout: '30 seconds', // a query waits 10 s for a connection, and for the lock of the port table
   scheduleToCloseTimeout: '1 hour', // how long Postgres may be away
   retry: { initialInterval: '1 second', maximumInterval: '15 seconds' },
@@ -72,7 +74,7 @@ export function sealSteps(host: string) {
 
 /** Clean-up is tried until it is done, however long the host is away: the ports stay fenced meanwhile. */
 export function cleanUpSteps(host: string, summary: string) {
-  return proxyActivities<CleanUpActivities & Pick<ExportActivities, 'stopExport'>>({
+  return proxyActivities<CleanUpActivities & CleanUpLeaseActivities & Pick<ExportActivities, 'stopExport'>>({
     ...cleanUpOptions(host),
     summary,
   });

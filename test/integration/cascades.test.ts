@@ -5,8 +5,9 @@ import type { Database } from '../../src/db/database.js';
 import { planDisks, recordAttempt, recordCopied } from '../../src/db/disks.js';
 import { leasePort } from '../../src/db/exports.js';
 import { addHypervisor, removeHypervisor } from '../../src/db/hypervisors.js';
-import { abortUnlessSealed, closeJob, insertJob, sealJob } from '../../src/db/jobs.js';
+import { abortUnlessSealed, closeJob, sealJob } from '../../src/db/jobs.js';
 import { addRepository } from '../../src/db/repositories.js';
+import { startJob } from '../support/job.js';
 import { test } from '../support/database.js';
 
 interface Chain {
@@ -32,7 +33,7 @@ async function chainOfThree(db: Database, name: string): Promise<Chain> {
 }
 
 async function sealedPoint(db: Database, contextId: string, jobs: string[], parentId: string | null): Promise<string> {
-  const job = await insertJob(db, { id: randomUUID(), contextId, workflowId: 'w', runId: randomUUID() });
+  const job = await startJob(db, { contextId });
   const type = parentId === null ? 'full' : 'incremental';
   const plan = {
     key: 'root',
@@ -59,7 +60,7 @@ describe('foreign keys', () => {
   }) => {
     const one = await chainOfThree(db, 'one');
     const other = await chainOfThree(db, 'other');
-    const job = await insertJob(db, { id: randomUUID(), contextId: one.contextId, workflowId: 'w', runId: 'r' });
+    const job = await startJob(db, { contextId: one.contextId });
     const plan = {
       key: 'root',
       target: 'vda',
@@ -124,7 +125,7 @@ describe('the seal', () => {
 
   test('is refused for a job that is being cleaned up, and a sealed job stays sealed', async ({ db, pool }) => {
     const { contextId, jobs } = await chainOfThree(db, 'one');
-    const late = await insertJob(db, { id: randomUUID(), contextId, workflowId: 'w', runId: randomUUID() });
+    const late = await startJob(db, { contextId });
     expect(await abortUnlessSealed(db, late.id)).toBe('aborting');
     await expect(sealJob(db, late.id, [])).rejects.toThrow(/found it aborting/);
     await closeJob(db, late.id, 'failed', 'late');
@@ -142,7 +143,7 @@ describe('the seal', () => {
 
   test('one running job per context, also while it is being cleaned up', async ({ db }) => {
     const { contextId } = await chainOfThree(db, 'one');
-    const insert = () => insertJob(db, { id: randomUUID(), contextId, workflowId: 'w', runId: randomUUID() });
+    const insert = () => startJob(db, { contextId });
     const outcomes = await Promise.allSettled(Array.from({ length: 10 }, insert));
     const [running] = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
     expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);

@@ -8,8 +8,9 @@ import type { Database } from '../../src/db/database.js';
 import { findOrCreateContext } from '../../src/db/contexts.js';
 import { planDisks, recordAttempt, recordCopied } from '../../src/db/disks.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
-import { closeJob, insertJob, recordSnapshot, sealJob } from '../../src/db/jobs.js';
+import { closeJob, recordSnapshot, sealJob } from '../../src/db/jobs.js';
 import { addRepository } from '../../src/db/repositories.js';
+import { startJob as insertJob } from '../support/job.js';
 import { createTestDatabase, test as base } from '../support/database.js';
 import { runCommand, type CommandOutcome } from '../unit/cli/run-command.js';
 

@@ -12,12 +12,13 @@ import { planDisks } from '../../src/db/disks.js';
 import { leasePort, recordProcess, type NbdExport } from '../../src/db/exports.js';
 import { claimHost, requireClaim } from '../../src/db/hosts.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
-import { findJob, insertJob } from '../../src/db/jobs.js';
+import { findJob } from '../../src/db/jobs.js';
 import { addRepository, listRepositories } from '../../src/db/repositories.js';
 import { listLeases } from '../../src/db/survey.js';
 import { identify, isAlive } from '../../src/process/identity.js';
 import { readMachineId } from '../../src/process/machine-id.js';
 import { createMarker } from '../../src/repository/marker.js';
+import { startJob } from '../support/job.js';
 import { test as base, type TestDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
 import { runCommand } from '../unit/cli/run-command.js';
@@ -171,7 +172,7 @@ async function leaseOfDeadMachine(db: Database, host: string, directory: string)
   const key = { hypervisorId: hypervisor.id, repositoryId, vmId: 'web01', vmName: 'web01' };
   const context = await findOrCreateContext(db, key);
   const id = randomUUID();
-  const job = await insertJob(db, { id, contextId: context.id, workflowId: 'backup-vm/web01', runId: randomUUID() });
+  const job = await startJob(db, { id, contextId: context.id, workflowId: 'backup-vm/web01', runId: randomUUID() });
   const disk = {
     key: 'vda',
     target: 'vda',

@@ -4,9 +4,9 @@ import { findOrCreateContext } from '../../src/db/contexts.js';
 import { planDisks } from '../../src/db/disks.js';
 import { findExport, leasePort, releasePort } from '../../src/db/exports.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
-import { insertJob } from '../../src/db/jobs.js';
 import { addRepository } from '../../src/db/repositories.js';
 import type { Database } from '../../src/db/database.js';
+import { startJob } from '../support/job.js';
 import { test } from '../support/database.js';
 
 /** A running job with this many planned disks, of a VM of this name. */
@@ -19,7 +19,7 @@ async function jobWithDisks(db: Database, vm: string, count: number) {
     vmId: vm,
     vmName: vm,
   });
-  const job = await insertJob(db, { id: randomUUID(), contextId: context.id, workflowId: vm, runId: randomUUID() });
+  const job = await startJob(db, { contextId: context.id, workflowId: vm });
   const disks = await planDisks(
     db,
     job,

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { parseBackupVMInput } from '../../../src/domain/backup-input.js';
 
-const known = 'known: vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxParallelDisks';
+const known =
+  'known: vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare';
 
 describe('parseBackupVMInput', () => {
   test('fills in the defaults', () => {
@@ -11,6 +12,7 @@ describe('parseBackupVMInput', () => {
       quiesce: 'auto',
       onLostChangeId: 'full',
       maxParallelDisks: 4,
+      compare: false,
     });
   });
 
@@ -23,7 +25,9 @@ describe('parseBackupVMInput', () => {
       disks: ['vda', 'SYS-1'],
       quiesce: 'require',
       onLostChangeId: 'fail',
+      maxChainLength: 30,
       maxParallelDisks: 64,
+      compare: true,
     };
     expect(parseBackupVMInput(input)).toEqual(input);
   });

@@ -9,7 +9,14 @@ import {
   type PlanReason,
 } from '../../../src/domain/plan.js';
 
-const parent = { diskId: 'parent-id', sizeBytes: 1000, changeId: 'backupvm-1' };
+const parent = {
+  diskId: 'parent-id',
+  sizeBytes: 1000,
+  changeId: 'backupvm-1',
+  isDamaged: false,
+  isRestoredOver: false,
+  chainLength: 3,
+};
 const disk: DiskFacts = { key: 'SYS', target: 'vda', sizeBytes: 1000, tracksChanges: true, parent };
 const seasoned: ContextFacts = { hasPoints: true, inOtherRepository: false, nameWasAnotherVM: false };
 const fresh: ContextFacts = { hasPoints: false, inOtherRepository: false, nameWasAnotherVM: false };
@@ -28,6 +35,8 @@ const untracked: Partial<DiskFacts> = { tracksChanges: false };
 const grown: Partial<DiskFacts> = { sizeBytes: 1001 };
 const shrunk: Partial<DiskFacts> = { sizeBytes: 999 };
 const lost: Partial<DiskFacts> = { parent: { ...parent, changeId: null } };
+const damaged: Partial<DiskFacts> = { parent: { ...parent, isDamaged: true } };
+const restoredOver: Partial<DiskFacts> = { parent: { ...parent, isRestoredOver: true } };
 const elsewhere: ContextFacts = { ...fresh, inOtherRepository: true };
 const recreated: ContextFacts = { ...fresh, nameWasAnotherVM: true };
 
@@ -84,6 +93,9 @@ const cases: Case[] = [
   ['a disk that shrank is copied whole', shrunk, seasoned, 'auto', 'full', 'disk_shrunk'],
   ['another size says more than a lost change id', { ...lost, ...grown }, seasoned, 'auto', 'full', 'disk_grown'],
   ['a parent without change id is no base', lost, seasoned, 'auto', 'full', 'change_id_lost'],
+  ['a damaged parent is no base', damaged, seasoned, 'auto', 'full', 'parent_damaged'],
+  ['damage says more than another size', { ...damaged, sizeBytes: 1001 }, seasoned, 'auto', 'full', 'parent_damaged'],
+  ['a disk that a restore replaced is copied whole', restoredOver, seasoned, 'auto', 'full', 'restored_in_place'],
   ['asking for an incremental does not make one without base', lost, seasoned, 'incremental', 'full', 'change_id_lost'],
 ];
 
@@ -94,7 +106,7 @@ describe('planDisk', () => {
       type === 'incremental'
         ? { parentId: 'parent-id', baseChangeId: 'backupvm-1' }
         : { parentId: null, baseChangeId: null };
-    expect(planDisk(facts, context, requested)).toEqual({
+    expect(planDisk(facts, context, { type: requested })).toEqual({
       key: 'SYS',
       target: 'vda',
       sizeBytes: facts.sizeBytes,
@@ -104,15 +116,24 @@ describe('planDisk', () => {
     });
   });
 
-  test('every reason but those that only the host can find comes up in these cases', () => {
-    const foundOnHost: PlanReason[] = ['parent_missing', 'parent_changed'];
+  test.each([
+    [2, 'full', 'chain_cap'],
+    [3, 'full', 'chain_cap'],
+    [4, 'incremental', 'parent_good'],
+    [undefined, 'incremental', 'parent_good'],
+  ] as const)('a chain of 3 files with a cap of %s goes on as %s', (maxChainLength, type, reason) => {
+    expect(planDisk(disk, seasoned, { type: 'auto', maxChainLength })).toMatchObject({ type, reason });
+  });
+
+  test('every reason but the cap and those that only the host can find comes up in these cases', () => {
+    const foundElsewhere: PlanReason[] = ['parent_missing', 'parent_changed', 'chain_cap'];
     const planned = cases.map(([, , , , , reason]) => reason);
-    expect([...new Set([...planned, ...foundOnHost])].sort()).toEqual(Object.keys(planReasons).sort());
+    expect([...new Set([...planned, ...foundElsewhere])].sort()).toEqual(Object.keys(planReasons).sort());
   });
 });
 
 test('asFull keeps the disk, and takes the parent and its change id away', () => {
-  const plan = planDisk(disk, seasoned, 'auto');
+  const plan = planDisk(disk, seasoned, { type: 'auto' });
   expect(asFull(plan, 'parent_missing')).toEqual({
     key: 'SYS',
     target: 'vda',

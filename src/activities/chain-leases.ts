@@ -1,0 +1,14 @@
+import { acquireChainLease, type ChainHolder, type NewChainLease } from '../db/chain-leases.js';
+import type { Database } from '../db/database.js';
+
+/** Leases on restore points: steps that need the database only. */
+export function createChainLeaseActivities({ db }: { db: Database }) {
+  return {
+    /** Leases the restore points of a context. @returns those that have to end first; none when the lease was given */
+    async acquireChainLease(input: NewChainLease): Promise<{ holders: ChainHolder[] }> {
+      return { holders: await acquireChainLease(db, input) };
+    },
+  };
+}
+
+export type ChainLeaseActivities = ReturnType<typeof createChainLeaseActivities>;
