@@ -30,7 +30,7 @@ CREATE TABLE "backup_disks" (
 	CONSTRAINT "backup_disks_path" UNIQUE("context_id","path"),
 	CONSTRAINT "backup_disks_status" CHECK ("backup_disks"."status" in ('planned', 'copying', 'copied', 'complete')),
 	CONSTRAINT "backup_disks_type" CHECK ("backup_disks"."type" in ('full', 'incremental')),
-	CONSTRAINT "backup_disks_parent_of_incremental" CHECK (("backup_disks"."type" = 'incremental') = ("backup_disks"."parent_id" is not null)),
+	CONSTRAINT "backup_disks_parent_of_incremental" CHECK (("backup_disks"."type" = 'incremental' or "backup_disks"."parent_id" is null) and ("backup_disks"."type" = 'full' or "backup_disks"."parent_id" is not null or "backup_disks"."status" <> 'complete')),
 	CONSTRAINT "backup_disks_size" CHECK ("backup_disks"."size_bytes" > 0 and "backup_disks"."changed_bytes" >= 0 and "backup_disks"."written_bytes" >= 0),
 	CONSTRAINT "backup_disks_complete" CHECK ("backup_disks"."status" <> 'complete' or ("backup_disks"."checksum" is not null and "backup_disks"."file_bytes" is not null and "backup_disks"."file_modified_ms" is not null and "backup_disks"."attempt_path" is null)),
 	CONSTRAINT "backup_disks_head" CHECK (not "backup_disks"."is_head" or "backup_disks"."status" = 'complete')
@@ -131,6 +131,7 @@ CREATE TABLE "chain_leases" (
 	"purpose" text NOT NULL,
 	"workflow_id" text NOT NULL,
 	"run_id" text NOT NULL,
+	"deletes_context" boolean DEFAULT false NOT NULL,
 	"clean_up_error" text,
 	"acquired_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "chain_leases_mode" CHECK ("chain_leases"."mode" in ('shared', 'exclusive')),
@@ -172,6 +173,7 @@ CREATE TABLE "restore_disks" (
 	"lease_id" uuid NOT NULL,
 	"backup_disk_id" uuid NOT NULL,
 	"path" text NOT NULL,
+	"format" text NOT NULL,
 	"attempt_path" text NOT NULL,
 	"kept_path" text,
 	"status" text DEFAULT 'planned' NOT NULL,
@@ -180,6 +182,7 @@ CREATE TABLE "restore_disks" (
 	"start_time" text,
 	"boot_id" text,
 	CONSTRAINT "restore_disks_path" UNIQUE("path"),
+	CONSTRAINT "restore_disks_format" CHECK ("restore_disks"."format" in ('qcow2', 'raw')),
 	CONSTRAINT "restore_disks_status" CHECK ("restore_disks"."status" in ('planned', 'writing', 'written', 'placed'))
 );
 --> statement-breakpoint
@@ -190,6 +193,7 @@ CREATE TABLE "restores" (
 	"hypervisor_id" uuid,
 	"vm_id" text,
 	"vm_name" text,
+	"overwrite" boolean NOT NULL,
 	"phase" text DEFAULT 'writing' NOT NULL,
 	CONSTRAINT "restores_target" CHECK ("restores"."target" in ('files', 'vm', 'in-place')),
 	CONSTRAINT "restores_phase" CHECK ("restores"."phase" in ('writing', 'placing'))

@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm';
-import { check, index, integer, pgTable, text, timestamp, unique, uniqueIndex, uuid } from 'drizzle-orm/pg-core';
+import { boolean, check, index, integer, pgTable, text, timestamp, unique, uniqueIndex, uuid } from 'drizzle-orm/pg-core';
 import { backupDisks, backupJobs, bytes, hypervisors, repositories, vmBackupContexts } from './schema.js';
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
@@ -28,6 +28,8 @@ export const chainLeases = pgTable(
     purpose: text('purpose', { enum: ['restore', 'verify', 'delete', 'prune'] }).notNull(),
     workflowId: text('workflow_id').notNull(),
     runId: text('run_id').notNull(),
+    /** The context itself goes when its restore points are gone. Set together with their tombstones. */
+    deletesContext: boolean('deletes_context').notNull().default(false),
     /** What kept the last try of the clean-up from being done. */
     cleanUpError: text('clean_up_error'),
     acquiredAt: instant('acquired_at').notNull().defaultNow(),
@@ -57,6 +59,8 @@ export const restores = pgTable(
     /** Of the new VM, chosen before it is defined; or of the VM whose disks are replaced. */
     vmId: text('vm_id'),
     vmName: text('vm_name'),
+    /** Whether files, and a VM of that name, may be replaced. */
+    overwrite: boolean('overwrite').notNull(),
     /** Every disk is written and verified: from here on the restore is finished, not undone. */
     phase: text('phase', { enum: ['writing', 'placing'] })
       .notNull()
@@ -80,6 +84,7 @@ export const restoreDisks = pgTable(
       .notNull()
       .references(() => backupDisks.id, { onDelete: 'cascade' }),
     path: text('path').notNull(),
+    format: text('format', { enum: ['qcow2', 'raw'] }).notNull(),
     /** The unfinished file, beside the final one; the row stands before the file. */
     attemptPath: text('attempt_path').notNull(),
     /** Where the file that was there before is kept until success; null where there was none. */
@@ -93,6 +98,7 @@ export const restoreDisks = pgTable(
   (t) => [
     unique('restore_disks_path').on(t.path),
     index('restore_disks_lease').on(t.leaseId),
+    check('restore_disks_format', sql`${t.format} in ('qcow2', 'raw')`),
     check('restore_disks_status', sql`${t.status} in ('planned', 'writing', 'written', 'placed')`),
   ],
 );

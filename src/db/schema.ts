@@ -204,7 +204,11 @@ export const backupDisks = pgTable(
     index('backup_disks_parent_id').on(t.parentId),
     check('backup_disks_status', sql`${t.status} in ('planned', 'copying', 'copied', 'complete')`),
     check('backup_disks_type', sql`${t.type} in ('full', 'incremental')`),
-    check('backup_disks_parent_of_incremental', sql`(${t.type} = 'incremental') = (${t.parentId} is not null)`),
+    // What a job did not complete loses its parent when that is deleted.
+    check(
+      'backup_disks_parent_of_incremental',
+      sql`(${t.type} = 'incremental' or ${t.parentId} is null) and (${t.type} = 'full' or ${t.parentId} is not null or ${t.status} <> 'complete')`,
+    ),
     check('backup_disks_size', sql`${t.sizeBytes} > 0 and ${t.changedBytes} >= 0 and ${t.writtenBytes} >= 0`),
     check(
       'backup_disks_complete',
