@@ -34,10 +34,11 @@ export function parseInput<T extends z.ZodType>(
   const result = schema.safeParse(input);
   if (result.success) return result.data;
   const problems = result.error.issues.flatMap((issue) => {
-    if (issue.code === 'unrecognized_keys') {
-      return issue.keys.map((key) => `unknown field '${key}' (known: ${fields.join(', ')})`);
-    }
     const where = issue.path.map(String).join('.') || 'input';
+    if (issue.code === 'unrecognized_keys') {
+      const known = issue.path.length === 0 ? ` (known: ${fields.join(', ')})` : ` in ${where}`;
+      return issue.keys.map((key) => `unknown field '${key}'${known}`);
+    }
     return [`${where}: ${issue.message}, found ${found(input, issue.path)}`];
   });
   throw new BackupError('InvalidInput', `Bad input of ${workflow}: ${problems.join('; ')}`);

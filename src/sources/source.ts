@@ -31,6 +31,55 @@ export interface Source {
 
   /** Makes the hypervisor forget change ids, so that recording them costs nothing any more. One that is unknown is success. */
   dropChangeIds(vmId: string, changeIds: readonly string[], signal: AbortSignal): Promise<void>;
+
+  /** Whether it knows the images of VMs that do not run, and defines new VMs. Where not, the methods below throw SourceFailed. */
+  readonly definesVMs: boolean;
+
+  /** The images that a VM's disks are kept in, whether it runs or not. @throws BackupError VMNotFound */
+  listImages(vmId: string, signal: AbortSignal): Promise<VMImages>;
+
+  /**
+   * Defines a VM as `vmConfig` says, under another name and id, with these disks alone and no media in its drives. It does not
+   * start. One that has this id already is success.
+   * @throws BackupError AlreadyExists when another VM has the name
+   */
+  defineVM(definition: VMDefinition, signal: AbortSignal): Promise<void>;
+
+  /**
+   * Gives a VM that is shut off a name. Another one that has it is removed, its disks' images are not; one that has it already
+   * is success. @throws BackupError VMRunning when the other one is not shut off
+   */
+  takeName(vmId: string, name: string, signal: AbortSignal): Promise<void>;
+
+  /** Removes the definition of a VM that is shut off; its disks' images stay. One that is not known is success. */
+  undefineVM(vmId: string, signal: AbortSignal): Promise<void>;
+
+  /** Starts a VM. One that runs is success. */
+  startVM(vmId: string, signal: AbortSignal): Promise<void>;
+}
+
+export interface VMImages extends VMSummary {
+  /** Whether it goes on where it was saved when it starts, with what it then held of its disks in memory. */
+  hasSavedState: boolean;
+  disks: DiskImage[];
+}
+
+export interface DiskImage {
+  key: string;
+  target: string;
+  /** Null where the disk is no file of its own. */
+  file: string | null;
+  /** Null where it is neither. */
+  format: 'qcow2' | 'raw' | null;
+}
+
+export interface VMDefinition {
+  vmId: string;
+  name: string;
+  /** As `openSnapshot` gave it. */
+  vmConfig: string;
+  /** By the key that the disk has in `vmConfig`. */
+  disks: { key: string; file: string; format: 'qcow2' | 'raw' }[];
 }
 
 /** The change id that `openSnapshot` makes for a snapshot id; the same for all disks of the snapshot. */

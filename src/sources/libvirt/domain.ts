@@ -10,6 +10,8 @@ export interface DomainDisk {
   skipReason: string | null;
   /** The image's file, where there is one. */
   file: string | null;
+  /** As the driver element says: `qcow2`, `raw`, … */
+  format: string | null;
 }
 
 export interface Domain {
@@ -65,6 +67,7 @@ export function parseDomain(xml: string): Domain {
         tracksChanges: skipReason === null && element.driver?.['@type'] === 'qcow2', // bitmaps live in QCOW2 files
         skipReason,
         file: typeof file === 'string' ? file : null,
+        format: element.driver?.['@type'] ?? null,
       };
     }),
   };

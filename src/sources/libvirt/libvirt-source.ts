@@ -4,6 +4,7 @@ import { mapExport, selectExtents } from '../../nbd/nbdinfo.js';
 import type { SnapshotDisk, Source, SourceDisk, VMDescription, VMSummary } from '../source.js';
 import { endBackupJob, resumeAfterFullScratch } from './backup-job.js';
 import { dropCheckpoint } from './checkpoints.js';
+import { defineVM, listImages, startVM, takeName, undefineVM } from './define.js';
 import { parseDomain } from './domain.js';
 import { thaw } from './freeze.js';
 import { exists, jobDirectory, removeJobDirectory } from './job-directory.js';
@@ -60,6 +61,13 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
     async dropChangeIds(vmId, changeIds, signal): Promise<void> {
       for (const changeId of changeIds) await dropCheckpoint({ uri, signal }, vmId, changeId);
     },
+
+    definesVMs: true,
+    listImages: (vmId, signal) => listImages({ uri, signal }, vmId),
+    defineVM: (definition, signal) => defineVM({ uri, signal }, definition),
+    takeName: (vmId, name, signal) => takeName({ uri, signal }, vmId, name),
+    undefineVM: (vmId, signal) => undefineVM({ uri, signal }, vmId),
+    startVM: (vmId, signal) => startVM({ uri, signal }, vmId),
   };
 }
 

@@ -36,6 +36,14 @@ export function createQMPSource({ uri, scratchDir }: QMPSourceOptions): Source {
     }
   }
 
+  /** A QEMU that nobody manages is started by whoever knows how. */
+  const definesNone = async (): Promise<never> => {
+    throw new BackupError(
+      'SourceFailed',
+      `${uri} cannot define VMs; restore the disks as files, and start QEMU with them`,
+    );
+  };
+
   return {
     async listVMs(signal) {
       const machines = await listMachines(uri);
@@ -82,5 +90,12 @@ export function createQMPSource({ uri, scratchDir }: QMPSourceOptions): Source {
     async dropChangeIds(vmId, changeIds, signal) {
       await ifRunning(vmId, signal, ({ qmpPath }) => withQMP(qmpPath, signal, (qmp) => removeBitmaps(qmp, changeIds)));
     },
+
+    definesVMs: false,
+    listImages: definesNone,
+    defineVM: definesNone,
+    takeName: definesNone,
+    undefineVM: definesNone,
+    startVM: definesNone,
   };
 }

@@ -1,0 +1,26 @@
+/** What became of one disk. Sizes in bytes. */
+export interface RestoreVMDiskResult {
+  key: string;
+  target: string;
+  /** Absolute, on the repository's host. */
+  path: string;
+  format: 'qcow2' | 'raw';
+  /** The disk's virtual size. */
+  sizeBytes: number;
+  /** What was written; holes are not. */
+  writtenBytes: number;
+  /** Blocks that were read back and compared with the hashes of the restore point. */
+  verifiedBlocks: number;
+  /** Of these, those that differ: none, unless damage was allowed. */
+  differentBlocks: number;
+}
+
+/** The result of RestoreVM. */
+export interface RestoreVMResult {
+  pointId: string;
+  /** ISO 8601. */
+  pointTime: string;
+  /** The VM that was defined, or whose disks were replaced; null where there are files only. */
+  vm: { id: string; name: string } | null;
+  disks: RestoreVMDiskResult[];
+}
