@@ -10,6 +10,7 @@ import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
+import { manifestEntry, pointManifest } from './point-manifest.js';
 
 export function createSealActivities({ db, host }: HostDependencies) {
   return {
@@ -19,7 +20,8 @@ export function createSealActivities({ db, host }: HostDependencies) {
      */
     async sealRestorePoint(input: { jobId: string }): Promise<void> {
       return heartbeating(async (signal) => {
-        const { job, context, repository } = await getJobRows(db, input.jobId);
+        const rows = await getJobRows(db, input.jobId);
+        const { job, context, repository } = rows;
         requireHost(host, repository);
         if (job.status === 'complete') return;
         const root = repository.path;
@@ -30,19 +32,10 @@ export function createSealActivities({ db, host }: HostDependencies) {
           const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
           const facts = await finishFile(root, disk, parent, signal);
           sealed.push({ diskId: disk.id, ...facts });
-          entries.push(manifestEntry(disk, parent, facts));
+          entries.push(manifestEntry({ ...disk, ...facts }, parent));
         }
-        await writeManifest(insideRepository(root, manifestPath(context.directory, job.pointTime)), {
-          format: 1,
-          jobId: job.id,
-          contextId: context.id,
-          repositoryId: repository.id,
-          vm: { id: context.vmId, name: context.vmName },
-          pointTime: job.pointTime.toISOString(),
-          consistency: job.consistency ?? 'crash',
-          vmConfig: job.vmConfig,
-          disks: entries,
-        });
+        const manifest = insideRepository(root, manifestPath(context.directory, job.pointTime));
+        await writeManifest(manifest, pointManifest(rows, entries));
         await sealJob(db, job.id, sealed);
       });
     },
@@ -73,22 +66,6 @@ async function finishFile(
   const facts = await fileFacts(final);
   if (!facts) throw new TypeError(`Expected ${final} after it was moved there, found none`);
   return { checksum, ...facts };
-}
-
-function manifestEntry(disk: BackupDisk, parent: BackupDisk | null, facts: Omit<SealedDisk, 'diskId'>): ManifestDisk {
-  return {
-    id: disk.id,
-    key: disk.diskKey,
-    target: disk.target,
-    type: disk.type,
-    reason: disk.reason,
-    parent: parent === null ? null : { id: parent.id, path: parent.path },
-    path: disk.path,
-    sizeBytes: disk.sizeBytes,
-    fileBytes: facts.fileBytes,
-    checksum: facts.checksum,
-    changeId: disk.changeId,
-  };
 }
 
 export type SealActivities = ReturnType<typeof createSealActivities>;
