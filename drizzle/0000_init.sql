@@ -209,7 +209,7 @@ CREATE TABLE "retention_policies" (
 	"keep_yearly" integer,
 	"time_zone" text NOT NULL,
 	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
-	CONSTRAINT "retention_policies_counts" CHECK (least("retention_policies"."keep_last", "retention_policies"."keep_hourly", "retention_policies"."keep_daily", "retention_policies"."keep_weekly", "retention_policies"."keep_monthly", "retention_policies"."keep_yearly") > 0)
+	CONSTRAINT "retention_policies_counts" CHECK (coalesce(least("retention_policies"."keep_last", "retention_policies"."keep_hourly", "retention_policies"."keep_daily", "retention_policies"."keep_weekly", "retention_policies"."keep_monthly", "retention_policies"."keep_yearly"), 0) > 0)
 );
 --> statement-breakpoint
 ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint

@@ -1,5 +1,16 @@
 import { sql } from 'drizzle-orm';
-import { boolean, check, index, integer, pgTable, text, timestamp, unique, uniqueIndex, uuid } from 'drizzle-orm/pg-core';
+import {
+  boolean,
+  check,
+  index,
+  integer,
+  pgTable,
+  text,
+  timestamp,
+  unique,
+  uniqueIndex,
+  uuid,
+} from 'drizzle-orm/pg-core';
 import { backupDisks, backupJobs, bytes, hypervisors, repositories, vmBackupContexts } from './schema.js';
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
@@ -159,7 +170,8 @@ export const retentionPolicies = pgTable(
   (t) => [
     check(
       'retention_policies_counts',
-      sql`least(${t.keepLast}, ${t.keepHourly}, ${t.keepDaily}, ${t.keepWeekly}, ${t.keepMonthly}, ${t.keepYearly}) > 0`,
+      // An empty policy would remove everything.
+      sql`coalesce(least(${t.keepLast}, ${t.keepHourly}, ${t.keepDaily}, ${t.keepWeekly}, ${t.keepMonthly}, ${t.keepYearly}), 0) > 0`,
     ),
   ],
 );
