@@ -196,7 +196,7 @@ CREATE TABLE "restores" (
 	"overwrite" boolean NOT NULL,
 	"phase" text DEFAULT 'writing' NOT NULL,
 	CONSTRAINT "restores_target" CHECK ("restores"."target" in ('files', 'vm', 'in-place')),
-	CONSTRAINT "restores_phase" CHECK ("restores"."phase" in ('writing', 'placing'))
+	CONSTRAINT "restores_phase" CHECK ("restores"."phase" in ('writing', 'placing', 'undoing'))
 );
 --> statement-breakpoint
 CREATE TABLE "retention_policies" (

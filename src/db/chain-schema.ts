@@ -72,14 +72,14 @@ export const restores = pgTable(
     vmName: text('vm_name'),
     /** Whether files, and a VM of that name, may be replaced. */
     overwrite: boolean('overwrite').notNull(),
-    /** Every disk is written and verified: from here on the restore is finished, not undone. */
-    phase: text('phase', { enum: ['writing', 'placing'] })
+    /** From `placing` on, every disk is written and verified: it is finished, not undone. From `undoing` on, the other way round. */
+    phase: text('phase', { enum: ['writing', 'placing', 'undoing'] })
       .notNull()
       .default('writing'),
   },
   (t) => [
     check('restores_target', sql`${t.target} in ('files', 'vm', 'in-place')`),
-    check('restores_phase', sql`${t.phase} in ('writing', 'placing')`),
+    check('restores_phase', sql`${t.phase} in ('writing', 'placing', 'undoing')`),
   ],
 );
 

@@ -1,4 +1,4 @@
-import { and, eq, exists, inArray, sql } from 'drizzle-orm';
+import { and, eq, exists, inArray, ne, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { chainLeases, restoreDisks, restores } from './chain-schema.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
@@ -93,11 +93,12 @@ async function updateWhileWriting(db: Queryable, id: string, values: Partial<Res
 /**
  * Says that every disk is written: from here on the restore is finished, whatever happens. Where it replaces disks of a VM, what
  * the hypervisor recorded of them counts no more, in any repository: the next backups of them are fulls. Safe to repeat.
- * @throws BackupError CopyFailed when its lease is gone
+ * @throws BackupError CopyFailed when its lease is gone, or clean-up undoes it
  */
 export async function beginPlacing(db: Database, { leaseId, target, hypervisorId, vmId }: Restore): Promise<void> {
   await db.transaction(async (tx) => {
-    const { rowCount } = await tx.update(restores).set({ phase: 'placing' }).where(eq(restores.leaseId, leaseId));
+    const mayPlace = and(eq(restores.leaseId, leaseId), ne(restores.phase, 'undoing'));
+    const { rowCount } = await tx.update(restores).set({ phase: 'placing' }).where(mayPlace);
     if (rowCount !== 1) throw leaseGone(leaseId);
     if (target !== 'in-place' || hypervisorId === null || vmId === null) return;
     await tx
@@ -111,6 +112,13 @@ export async function beginPlacing(db: Database, { leaseId, target, hypervisorId
         ),
       );
   });
+}
+
+/** Says that a restore is undone, unless it is decided that it is finished: then it is that. @returns undefined when there is none */
+export async function undoUnlessPlacing(db: Queryable, leaseId: string): Promise<Restore | undefined> {
+  const mayUndo = and(eq(restores.leaseId, leaseId), ne(restores.phase, 'placing'));
+  await db.update(restores).set({ phase: 'undoing' }).where(mayUndo);
+  return findRestore(db, leaseId);
 }
 
 /** Records that a disk has its final name. */
