@@ -6,12 +6,16 @@ import type { JobRows } from './job-rows.js';
 export type ManifestRow = BackupDisk & { checksum: string; fileBytes: number };
 
 /** What stands beside the files of a restore point. */
-export function pointManifest({ job, context, repository }: JobRows, disks: readonly ManifestDisk[]): Manifest {
+export function pointManifest(
+  { job, context, repository, hypervisor }: JobRows,
+  disks: readonly ManifestDisk[],
+): Manifest {
   return {
     format: 1,
     jobId: job.id,
     contextId: context.id,
     repositoryId: repository.id,
+    hypervisor: { name: hypervisor.name, kind: hypervisor.kind, uri: hypervisor.uri, host: hypervisor.host },
     vm: { id: context.vmId, name: context.vmName },
     pointTime: job.pointTime.toISOString(),
     consistency: job.consistency ?? 'crash',
