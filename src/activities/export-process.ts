@@ -17,9 +17,7 @@ export async function stopExportProcess(
   { db, machineId, runDir }: Pick<HostDependencies, 'db' | 'machineId' | 'runDir'>,
   lease: NbdExport,
 ): Promise<void> {
-  await requireClaim(db, { host: lease.host, machineId });
-  const copy = identityOf(lease.copyPid, lease.copyStartTime, lease.copyBootId);
-  if (copy) await stopProcess(copy, exportStopTimeouts); // first: it is the one that writes
+  await stopCopyProcess({ db, machineId }, lease); // first: it is the one that writes
   const { pidFile, exportName } = lease;
   const server =
     identityOf(lease.pid, lease.startTime, lease.bootId) ??
@@ -27,6 +25,16 @@ export async function stopExportProcess(
   if (server) await stopProcess(server, exportStopTimeouts);
   if (pidFile !== null) await rm(pidFile, { force: true });
   await rm(extentListFile(runDir, lease.diskId), { force: true }); // of a copy whose worker died
+}
+
+/** Stops the copy that writes to a leased export, known dead; qemu-nbd serves on. @throws BackupError as `stopExportProcess` */
+export async function stopCopyProcess(
+  { db, machineId }: Pick<HostDependencies, 'db' | 'machineId'>,
+  lease: NbdExport,
+): Promise<void> {
+  await requireClaim(db, { host: lease.host, machineId });
+  const copy = identityOf(lease.copyPid, lease.copyStartTime, lease.copyBootId);
+  if (copy) await stopProcess(copy, exportStopTimeouts);
 }
 
 /** Where the extents stand that a copy of this disk is to read. */

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Database } from '../db/database.js';
@@ -21,8 +22,6 @@ import { findChainTrouble } from './parent-files.js';
 export interface StartExportInput {
   jobId: string;
   diskId: string;
-  /** Counts the copies of this disk that the workflow has begun: each writes a file of its own. */
-  attempt: number;
   /** What a full of the disk has to copy, and what the planned copy has to. */
   dataBytes: number;
   changedBytes: number;
@@ -71,23 +70,24 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
           );
         }
 
-        const attemptPath = attemptFilePath(disk.path, job.id, input.attempt);
+        const attemptPath = attemptFilePath(disk.path, job.id, randomUUID().slice(0, 8));
         const file = insideRepository(root, attemptPath);
         if (!(await recordAttempt(db, disk.id, { attemptPath, nbdPort: lease.port }))) throw tooLate(job.id);
         await makeFolder(root, attemptPath);
         const parentName = disk.parentId === null ? undefined : basename((await getDisk(db, disk.parentId)).path);
         await createImage({ file, sizeBytes: disk.sizeBytes, parentName, signal });
 
-        const pidFile = join(runDir, 'exports', `${disk.id}.pid`);
+        const attempt = { diskId: disk.id, attemptPath };
+        const pidFile = join(runDir, 'exports', `${basename(attemptPath)}.pid`);
         await mkdir(join(runDir, 'exports'), { recursive: true });
-        if (!(await recordPidFile(db, disk.id, pidFile))) {
+        if (!(await recordPidFile(db, attempt, pidFile))) {
           await removeFile(file);
           throw tooLate(job.id);
         }
         const { port, exportName } = lease;
         const process = await startExport({ file, port, exportName, pidFile, connections: copyConnections, signal });
-        if (!(await recordProcess(db, disk.id, process))) {
-          await stopProcess(process, exportStopTimeouts); // clean-up has been here meanwhile, and did not know of it
+        if (!(await recordProcess(db, attempt, process))) {
+          await stopProcess(process, exportStopTimeouts); // clean-up, or another attempt, did not know of it
           await removeFile(pidFile);
           await removeFile(file);
           throw tooLate(job.id);
@@ -107,11 +107,11 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
   };
 }
 
-/** For an attempt that was taken for dead, and comes back after its job has been cleaned up. */
+/** For an attempt that was taken for dead, and comes back after its job has been cleaned up, or another one has begun. */
 function tooLate(jobId: string): BackupError {
   return new BackupError(
     'JobNotFound',
-    `Expected job ${jobId} running, found that it has ended; nothing was started for it`,
+    `Expected job ${jobId} running, with no later attempt at this disk, found that it has ended, or was begun anew; nothing was started for it`,
   );
 }
 

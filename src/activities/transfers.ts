@@ -1,7 +1,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { getDisk } from '../db/disks.js';
-import { findExport, recordCopyProcess } from '../db/exports.js';
+import { findExport, recordCopyProcess, type Attempt } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
 import { totalBytes, type Extent } from '../domain/extents.js';
 import { copyExtents, copyFull, type CopyRequest } from '../nbd/nbdcopy.js';
@@ -11,7 +11,7 @@ import { verifyCopy } from '../nbd/verify-copy.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { watchCopy } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
-import { extentListFile } from './export-process.js';
+import { extentListFile, stopCopyProcess } from './export-process.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
 
@@ -38,13 +38,15 @@ export function createTransferActivities(dependencies: HostDependencies) {
       requireHost(host, hypervisor);
       const disk = await getDisk(db, input.diskId);
       const lease = await findExport(db, disk.id);
-      if (!lease || disk.sourceUri === null || disk.status !== 'copying') {
+      if (!lease || disk.sourceUri === null || disk.attemptPath === null || disk.status !== 'copying') {
         throw new BackupError(
           'CopyFailed',
           `Expected an open snapshot and an export for disk '${disk.diskKey}', found it ${disk.status}`,
         );
       }
       const { sourceUri, dirtyContext, sizeBytes, changeId, diskKey: key } = disk;
+      const attempt = { diskId: disk.id, attemptPath: disk.attemptPath };
+      await stopCopyProcess(dependencies, lease); // of the run that this one was reset from
       const totalCopyBytes = dirtyContext === null ? input.dataBytes : input.changedBytes;
       let doneBytes = 0;
       const watch = watchCopy({ disk: key, progress: () => doneBytes, scratchDir, stallTimeoutMs });
@@ -56,7 +58,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
           onProgress: (fraction) => (doneBytes = Math.round(fraction * totalCopyBytes)),
           async onStart(copy) {
             watch.copies(copy.pid);
-            await recordCopy(disk.id, copy);
+            await recordCopy(attempt, copy);
           },
           signal,
         };
@@ -81,11 +83,11 @@ export function createTransferActivities(dependencies: HostDependencies) {
     },
   };
 
-  async function recordCopy(diskId: string, copy: ProcessIdentity): Promise<void> {
-    if (await recordCopyProcess(db, diskId, copy)) return;
+  async function recordCopy(attempt: Attempt, copy: ProcessIdentity): Promise<void> {
+    if (await recordCopyProcess(db, attempt, copy)) return;
     throw new BackupError(
       'CopyFailed',
-      `Expected the lease of disk ${diskId} while it is copied, found none: clean-up has been here`,
+      `Expected the lease of disk ${attempt.diskId} while it is copied, found none, or another attempt's: clean-up has been here`,
     );
   }
 

@@ -19,7 +19,7 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
   addCommand(
     program,
     'reconcile',
-    'Clean up after backups whose workflow was terminated or timed out, and show what nobody owns',
+    'Clean up after workflows that were terminated or timed out, and show what nobody owns',
     'reconcile --dry-run',
   )
     .option('--host <host>', 'whose backups (default: this machine)')
@@ -43,27 +43,32 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
 }
 
 function describe(result: ReconcileHostResult, colours: boolean): string {
-  const { host, orphans, problems } = result;
+  const { host, orphans, orphanedLeases, problems } = result;
   const found = listFound(result);
   const foundTable = formatTable(['FOUND, LEFT ALONE', 'WHERE', 'WHY'], found, { colours });
   return [
-    orphans.length === 0 ? `Nothing to clean up on host '${host}'` : orphanTable(orphans, colours),
+    orphans.length + orphanedLeases.length === 0
+      ? `Nothing to clean up on host '${host}'`
+      : orphanTable(result, colours),
     ...(found.length === 0 ? [] : ['', foundTable]),
     ...moreLines(result),
     ...problems.map((problem) => printable(`Warning: ${problem}`)),
   ].join('\n');
 }
 
-function orphanTable(orphans: ReconcileHostResult['orphans'], colours: boolean): string {
-  const rows = orphans.map(({ vm, jobId, workflowId, runState, ports, outcome }) => [
+function orphanTable({ orphans, orphanedLeases }: ReconcileHostResult, colours: boolean): string {
+  const rows = [
+    ...orphans.map((orphan) => ({ ...orphan, what: `backup ${shortId(orphan.jobId)}` })),
+    ...orphanedLeases.map((orphan) => ({ ...orphan, what: `${orphan.purpose} ${shortId(orphan.leaseId)}`, ports: [] })),
+  ].map(({ vm, what, workflowId, runState, ports, outcome }) => [
     vm,
-    shortId(jobId),
+    what,
     workflowId,
     runState,
     ports.join(', ') || '-',
     outcome,
   ]);
-  return formatTable(['VM', 'JOB', 'WORKFLOW', 'ITS RUN', 'PORTS', 'OUTCOME'], rows, { colours });
+  return formatTable(['VM', 'WHAT', 'WORKFLOW', 'ITS RUN', 'PORTS', 'OUTCOME'], rows, { colours });
 }
 
 function listFound({ unknownExports, unknownFiles, changedFiles }: ReconcileHostResult): string[][] {

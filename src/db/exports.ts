@@ -1,6 +1,6 @@
 import { and, eq, sql } from 'drizzle-orm';
 import type { Database, Queryable } from './database.js';
-import { nbdExports } from './schema.js';
+import { backupDisks, nbdExports } from './schema.js';
 
 export type NbdExport = typeof nbdExports.$inferSelect;
 
@@ -49,37 +49,48 @@ export async function listExports(db: Queryable, jobId: string): Promise<NbdExpo
   return db.select().from(nbdExports).where(eq(nbdExports.jobId, jobId)).orderBy(nbdExports.port);
 }
 
-/** Says where the pid will be found. The row says so before the process starts. @returns whether the lease is still held */
-export async function recordPidFile(db: Queryable, diskId: string, pidFile: string): Promise<boolean> {
+/** One attempt at a disk's copy: by the file that it writes, since a later one has the same lease. */
+export interface Attempt {
+  diskId: string;
+  attemptPath: string;
+}
+
+/** Says where the pid will be found. The row says so before the process starts. @returns whether the lease is still this attempt's */
+export async function recordPidFile(db: Queryable, attempt: Attempt, pidFile: string): Promise<boolean> {
   const none = { pid: null, startTime: null, bootId: null, copyPid: null, copyStartTime: null, copyBootId: null };
   const { rowCount } = await db
     .update(nbdExports)
     .set({ pidFile, ...none })
-    .where(eq(nbdExports.diskId, diskId));
+    .where(isLeaseOf(attempt));
   return rowCount === 1;
 }
 
-/** Records the process behind a lease. @returns whether the lease is still held: if not, the process must not live on */
+/** Records the process behind a lease. @returns whether the lease is still this attempt's: if not, the process must not live on */
 export async function recordProcess(
   db: Queryable,
-  diskId: string,
+  attempt: Attempt,
   process: { pid: number; startTime: string; bootId: string },
 ): Promise<boolean> {
-  const { rowCount } = await db.update(nbdExports).set(process).where(eq(nbdExports.diskId, diskId));
+  const { rowCount } = await db.update(nbdExports).set(process).where(isLeaseOf(attempt));
   return rowCount === 1;
 }
 
-/** Records the copy that writes to an export. @returns whether the lease is still held: if not, the copy must end */
+/** Records the copy that writes to an export. @returns whether the lease is still this attempt's: if not, the copy must end */
 export async function recordCopyProcess(
   db: Queryable,
-  diskId: string,
+  attempt: Attempt,
   { pid, startTime, bootId }: { pid: number; startTime: string; bootId: string },
 ): Promise<boolean> {
   const { rowCount } = await db
     .update(nbdExports)
     .set({ copyPid: pid, copyStartTime: startTime, copyBootId: bootId })
-    .where(eq(nbdExports.diskId, diskId));
+    .where(isLeaseOf(attempt));
   return rowCount === 1;
+}
+
+function isLeaseOf({ diskId, attemptPath }: Attempt) {
+  const disk = sql`select 1 from ${backupDisks} where ${backupDisks.id} = ${diskId} and ${backupDisks.attemptPath} = ${attemptPath}`;
+  return and(eq(nbdExports.diskId, diskId), sql`exists (${disk})`);
 }
 
 /** Gives a port back. Only for a lease whose process is known dead. Safe to repeat. */

@@ -15,9 +15,14 @@ export interface NewJob {
 }
 
 /**
- * `inserted`; or why not: `stale`, when the plan's parents are no heads any more, or who has to end first.
+ * `inserted`; or why not: `stale`, when the plan's parents are no heads any more; who has to end first; or the job that an
+ * earlier run of the same workflow left behind, which has to be cleaned up first.
  */
-export type InsertedJob = { outcome: 'inserted' } | { outcome: 'stale' } | { outcome: 'waits'; holder: ChainHolder };
+export type InsertedJob =
+  | { outcome: 'inserted' }
+  | { outcome: 'stale' }
+  | { outcome: 'waits'; holder: ChainHolder }
+  | { outcome: 'orphaned'; jobId: string };
 
 /**
  * Inserts the parent row of a backup, unless somebody changes or removes restore points of the context. `parentIds`: the backup
@@ -32,7 +37,8 @@ export async function insertJob(db: Database, job: NewJob, parentIds: readonly s
   try {
     return await db.transaction(async (tx) => {
       await lockContext(tx, job.contextId);
-      if (await findJob(tx, job.id)) return { outcome: 'inserted' };
+      const { rowCount } = await tx.update(backupJobs).set({ runId: job.runId }).where(eq(backupJobs.id, job.id));
+      if (rowCount === 1) return { outcome: 'inserted' }; // before, maybe by the run that this one was reset from
       const holder = await exclusiveHolder(tx, job.contextId);
       if (holder) return { outcome: 'waits', holder };
       if (!(await areHeads(tx, parentIds))) return { outcome: 'stale' };
@@ -40,10 +46,13 @@ export async function insertJob(db: Database, job: NewJob, parentIds: readonly s
       return { outcome: 'inserted' };
     });
   } catch (error) {
+    if (error instanceof BackupError && error.code === 'ContextNotFound') return { outcome: 'stale' }; // deleted since the plan
     if (violatesUnique(error, 'backup_jobs_point_time')) return insertJob(db, job, parentIds); // another start, in this very moment
     if (!violatesUnique(error, 'backup_jobs_one_running')) throw error;
     const running = await runningJob(db, job.contextId);
     if (!running) return insertJob(db, job, parentIds); // it ended between the two statements
+    // One run of a workflow is open at a time, and it is this one.
+    if (running.workflowId === job.workflowId) return { outcome: 'orphaned', jobId: running.id };
     throw new BackupError(
       'BackupAlreadyRunning',
       `A backup of this VM to this repository is ${running.status} already: job ${running.id}, workflow '${running.workflowId}'; wait for it, or cancel it`,
@@ -179,7 +188,7 @@ export interface OpenJob {
   ports: number[];
 }
 
-/** The jobs of a host that are not closed, or that still hold a port. */
+/** The jobs of a host that are not closed, whose clean-up is not done, or that still hold a port. */
 export async function listOpenJobs(db: Queryable, host: string): Promise<OpenJob[]> {
   const ports = sql<
     number[]
@@ -195,6 +204,7 @@ export async function listOpenJobs(db: Queryable, host: string): Promise<OpenJob
         eq(repositories.host, host),
         or(
           inArray(backupJobs.status, ['running', 'aborting']),
+          eq(backupJobs.cleanUp, 'pending'),
           sql`exists (select 1 from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id})`,
         ),
       ),

@@ -33,15 +33,31 @@ export function diskFilePath(directory: string, diskKey: string, pointTime: Date
   return `${directory}/${disk}/backup-${directory}-${disk}-${timestamp(pointTime)}.qcow2`;
 }
 
+/** Where the block hashes of a disk's file lie: beside it. */
+export function hashesFilePath(diskPath: string): string {
+  return `${diskPath.replace(/\.qcow2$/, '')}.hashes`;
+}
+
 /** Where a restore point's manifest lies, relative to the repository. */
 export function manifestPath(directory: string, pointTime: Date): string {
   return `${directory}/backup-${directory}-${timestamp(pointTime)}.json`;
 }
 
-/** The file that an attempt writes, beside the final one. The name says whose it is, so that no two attempts share one. */
-export function attemptFilePath(finalPath: string, jobId: string, attempt: number): string {
+/** The file that an attempt writes, beside the final one. The name says whose it is: no two attempts share one, also after a reset. */
+export function attemptFilePath(finalPath: string, jobId: string, attempt: string): string {
   const slash = finalPath.lastIndexOf('/');
   return `${finalPath.slice(0, slash + 1)}.${jobId}.${attempt}.${finalPath.slice(slash + 1)}.partial`;
+}
+
+/** The name of a restored disk's file. */
+export function restoredFileName(vmName: string, target: string, format: 'qcow2' | 'raw'): string {
+  return `${pathComponent(vmName)}-${pathComponent(target)}.${format}`;
+}
+
+/** Beside a file that a restore makes: the unfinished one, and the one that was there before. Lease and target say whose. */
+export function restoreSiblings(path: string, leaseId: string, target: string): { attemptPath: string; keptPath: string } {
+  const stem = `${path.slice(0, path.lastIndexOf('/') + 1)}.${leaseId}.${pathComponent(target)}`;
+  return { attemptPath: `${stem}.partial`, keptPath: `${stem}.before` };
 }
 
 /** What the names of all our exports begin with. */

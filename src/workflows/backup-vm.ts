@@ -3,6 +3,7 @@ import type { Targets } from '../activities/jobs.js';
 import { parseBackupVMInput, type BackupVMInput, type BackupVMRequest } from '../domain/backup-input.js';
 import { chooseDisks } from '../domain/choose-disks.js';
 import { planDisk, type DiskPlan } from '../domain/plan.js';
+import { orphanError } from '../domain/orphaned-run.js';
 import { requireParent, requireRepositorySpace, requireRunning } from '../domain/preconditions.js';
 import type { BackupVMDiskResult, BackupVMResult } from '../domain/result.js';
 import { copyDisks, type CopiedDisk } from './copy-disks.js';
@@ -124,8 +125,16 @@ async function insertJob(
     const result = await jobSteps.insertJob({ jobId, contextId: plan.contextId, workflowId, runId, parentIds });
     if (result.outcome === 'inserted') return plan;
     if (result.outcome === 'waits') await pause([result.holder], report.step);
+    if (result.outcome === 'orphaned') await endOrphan(result.jobId, targets.host, report);
     plan = await planBackup(targets, input, report);
   }
+}
+
+/** Cleans up after the run that this one was reset from, or that was ended before this one began: no code of it runs any more. */
+async function endOrphan(jobId: string, host: string, report: Report): Promise<void> {
+  report.step('cleaning up after an earlier run');
+  await cleanUpSteps(host, 'clean up after an earlier run of this workflow').cleanUp({ jobId });
+  await jobSteps.closeJob({ jobId, status: 'failed', error: orphanError('replaced by a later run') });
 }
 
 /** The compensation. What cannot be done now is shown as pending, and done when the host is back: never given up. */

@@ -71,9 +71,9 @@ function takeTurns(): CopyContext['inTurn'] {
 /** Copies one disk, from a clean file as often as it takes. */
 async function copyDisk(context: CopyContext, disk: OpenedDisk): Promise<CopiedDisk> {
   const takenPorts: number[] = [];
-  for (let attempt = 1, file = 1; ; file += 1) {
+  for (let attempt = 1; ;) {
     try {
-      return await copyOnce(context, disk, file, takenPorts);
+      return await copyOnce(context, disk, takenPorts);
     } catch (error) {
       const failure = applicationFailureIn(error);
       if (failure?.type === 'PortTaken') {
@@ -88,12 +88,7 @@ async function copyDisk(context: CopyContext, disk: OpenedDisk): Promise<CopiedD
   }
 }
 
-async function copyOnce(
-  context: CopyContext,
-  disk: OpenedDisk,
-  file: number,
-  takenPorts: number[],
-): Promise<CopiedDisk> {
+async function copyOnce(context: CopyContext, disk: OpenedDisk, takenPorts: number[]): Promise<CopiedDisk> {
   const { jobId, host, onLostChangeId, report, inTurn } = context;
   const { diskId, key, target, dataBytes, changedBytes } = disk;
   await leasePort(context, disk, takenPorts);
@@ -103,7 +98,6 @@ async function copyOnce(
     const started = await hostSteps(host, `serve the new file of ${target}`).startExport({
       jobId,
       diskId,
-      attempt: file,
       dataBytes,
       changedBytes,
       onLostChangeId,

@@ -1,5 +1,6 @@
 import { ApplicationFailure, isCancellation, proxyActivities, setCurrentDetails } from '@temporalio/workflow';
-import type { OrphanedJob, ReconcileActivities } from '../activities/reconcile.js';
+import type { CleanUpLeaseActivities } from '../activities/clean-up-lease.js';
+import type { OrphanedJob, OrphanedLease, ReconcileActivities } from '../activities/reconcile.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
 import type { FileSurvey, Found, SurveyActivities, UnknownExport } from '../activities/survey.js';
 import { orphanError } from '../domain/orphaned-run.js';
@@ -19,13 +20,17 @@ export interface ReconcileHostResult {
   host: string;
   dryRun: boolean;
   /** Jobs whose run had ended without clean-up, and what became of each. */
-  orphans: (OrphanedJob & { outcome: 'cleaned up' | 'left' | `clean-up failed: ${string}` })[];
+  orphans: (OrphanedJob & { outcome: Outcome })[];
+  /** Restores, verifications, deletions and prunes that left a lease on restore points, and what became of each. */
+  orphanedLeases: (OrphanedLease & { outcome: Outcome })[];
   /** What is there, is not ours to touch, and was left alone. Null where it was not looked for, or `problems` says why not. */
   unknownExports: Found<UnknownExport> | null;
   unknownFiles: FileSurvey['unknownFiles'] | null;
   changedFiles: FileSurvey['changedFiles'] | null;
   problems: string[];
 }
+
+type Outcome = 'cleaned up' | 'left' | `clean-up failed: ${string}`;
 
 /**
  * Cleans up after the runs of a host that could not do so themselves: terminated, timed out or reset ones, whose workflow code
@@ -45,23 +50,35 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
     scheduleToCloseTimeout: '30 minutes', // the schedule comes again: what cannot be done now is done then
     retry: { maximumAttempts: 3 },
   } as const;
-  const { findOrphanedJobs } = proxyActivities<ReconcileActivities>({
+  const { findOrphanedJobs, findOrphanedLeases } = proxyActivities<ReconcileActivities>({
     ...options,
     startToCloseTimeout: '1 minute', // a query, and a question to Temporal per open job; a worker that dies is noticed then
   });
-  const { cleanUp } = proxyActivities<CleanUpActivities>({ ...options, heartbeatTimeout: '30 seconds' });
-  const orphans: ReconcileHostResult['orphans'] = [];
+  const { cleanUp, cleanUpLease } = proxyActivities<CleanUpActivities & CleanUpLeaseActivities>({
+    ...options,
+    heartbeatTimeout: '30 seconds',
+  });
+  const done = { orphans: [], orphanedLeases: [] } as Pick<ReconcileHostResult, 'orphans' | 'orphanedLeases'>;
   for (const orphan of await findOrphanedJobs()) {
-    orphans.push({ ...orphan, outcome: dryRun ? 'left' : await tryToCleanUp(cleanUp, orphan) });
-    setCurrentDetails(describe(orphans));
+    done.orphans.push({ ...orphan, outcome: dryRun ? 'left' : await tryToCleanUp(cleanUp, orphan) });
+    setCurrentDetails(describe(done));
+  }
+  for (const orphan of await findOrphanedLeases()) {
+    const outcome = dryRun ? 'left' : await unlessItFails(() => cleanUpLease({ leaseId: orphan.leaseId }));
+    done.orphanedLeases.push({ ...orphan, outcome });
+    setCurrentDetails(describe(done));
   }
   const found = await surveyHost(host, survey);
-  setCurrentDetails([describe(orphans), ...found.problems.map((problem) => `- ${problem}`)].join('\n'));
-  return { host, dryRun, orphans, ...found };
+  setCurrentDetails([describe(done), ...found.problems.map((problem) => `- ${problem}`)].join('\n'));
+  return { host, dryRun, ...done, ...found };
 }
 
-function describe(orphans: ReconcileHostResult['orphans']): string {
-  return orphans.map(({ vm, jobId, runState, outcome }) => `- ${vm}, job ${jobId}: ${runState}; ${outcome}`).join('\n');
+function describe({ orphans, orphanedLeases }: Pick<ReconcileHostResult, 'orphans' | 'orphanedLeases'>): string {
+  const jobs = orphans.map(({ vm, jobId, runState, outcome }) => `- ${vm}, job ${jobId}: ${runState}; ${outcome}`);
+  const leases = orphanedLeases.map(
+    ({ vm, purpose, leaseId, runState, outcome }) => `- ${vm}, ${purpose} ${leaseId}: ${runState}; ${outcome}`,
+  );
+  return [...jobs, ...leases].join('\n');
 }
 
 /** What cannot be looked at now is said, and does not make a failure of the clean-up that is done. */
@@ -82,7 +99,7 @@ async function surveyHost(
     heartbeatTimeout: '30 seconds',
   });
   const problems: string[] = [];
-  const unlessItFails = async <T>(what: string, look: () => Promise<T>): Promise<T | null> => {
+  const lookAt = async <T>(what: string, look: () => Promise<T>): Promise<T | null> => {
     try {
       return await look();
     } catch (error) {
@@ -91,8 +108,8 @@ async function surveyHost(
       return null;
     }
   };
-  const unknownExports = await unlessItFails('The processes', surveyExports);
-  const files = withFiles ? await unlessItFails('The files', surveyFiles) : null;
+  const unknownExports = await lookAt('The processes', surveyExports);
+  const files = withFiles ? await lookAt('The files', surveyFiles) : null;
   return {
     unknownExports,
     unknownFiles: files?.unknownFiles ?? null,
@@ -101,14 +118,17 @@ async function surveyHost(
   };
 }
 
-/** One job's trouble does not keep the others waiting. */
-async function tryToCleanUp(
-  cleanUp: CleanUpActivities['cleanUp'],
-  { jobId, runState }: OrphanedJob,
-): Promise<ReconcileHostResult['orphans'][number]['outcome']> {
-  try {
+function tryToCleanUp(cleanUp: CleanUpActivities['cleanUp'], { jobId, runState }: OrphanedJob): Promise<Outcome> {
+  return unlessItFails(async () => {
     await cleanUp({ jobId });
     await jobSteps.closeJob({ jobId, status: 'failed', error: orphanError(runState) });
+  });
+}
+
+/** One run's trouble does not keep the others waiting. */
+async function unlessItFails(cleanUp: () => Promise<void>): Promise<Outcome> {
+  try {
+    await cleanUp();
     return 'cleaned up';
   } catch (error) {
     return `clean-up failed: ${messageOf(error)}`;

@@ -169,12 +169,13 @@ async function expectSameAsWitness(
   }
 }
 
+/** The last job of the faulty workflow: one that was reset to its start has another one before it. */
 async function faultyJob(
   lab: Lab,
 ): Promise<{ status: Recovery['outcome']; disks: { key: string; path: string }[] } | undefined> {
   const { rows } = await lab.database.pool.query<{ status: Recovery['outcome']; key: string | null; path: string }>(
     `select j.status, d.disk_key as key, d.path from backup_jobs j left join backup_disks d on d.job_id = j.id
-     where j.workflow_id = $1 order by j.started_at`,
+     where j.workflow_id = $1 and j.started_at = (select max(started_at) from backup_jobs where workflow_id = $1)`,
     [faultyId],
   );
   const last = rows.at(-1);

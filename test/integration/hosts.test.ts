@@ -8,7 +8,7 @@ import { describe, expect, inject } from 'vitest';
 import { stopExportProcess } from '../../src/activities/export-process.js';
 import { findOrCreateContext } from '../../src/db/contexts.js';
 import type { Database } from '../../src/db/database.js';
-import { planDisks } from '../../src/db/disks.js';
+import { planDisks, recordAttempt } from '../../src/db/disks.js';
 import { leasePort, recordProcess, type NbdExport } from '../../src/db/exports.js';
 import { claimHost, requireClaim } from '../../src/db/hosts.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
@@ -184,6 +184,7 @@ async function leaseOfDeadMachine(db: Database, host: string, directory: string)
   const [{ id: diskId = '' } = {}] = await planDisks(db, job, [{ ...disk, type: 'full', reason: 'first_backup' }]);
   const ports = { firstPort: 10_809, lastPort: 10_809, avoidPorts: [] };
   await leasePort(db, { host, ...ports, jobId: id, diskId, exportName: 'backupvm/x' });
-  await recordProcess(db, diskId, { pid: process.pid, startTime: '1', bootId: randomUUID() });
+  await recordAttempt(db, diskId, { attemptPath: 'a', nbdPort: 10_809 });
+  await recordProcess(db, { diskId, attemptPath: 'a' }, { pid: process.pid, startTime: '1', bootId: randomUUID() });
   return id;
 }

@@ -16,6 +16,7 @@ export interface Leftovers {
   openPorts: number[];
   /** Nodes, exports, jobs and bitmaps at the source, but not the bitmaps that the next incrementals start from. */
   source: string[];
+  /** Not closed, or not cleaned up. */
   openJobs: string[];
   /** Rows that still speak of an unfinished file. */
   unfinished: string[];
@@ -44,7 +45,7 @@ export async function findLeftovers(lab: Lab): Promise<Leftovers> {
     openPorts: await listeningPorts(config.nbdPorts),
     source: await sourceLeftovers(lab),
     openJobs: await column(
-      `select id || ' ' || status as value from backup_jobs where status in ('running', 'aborting')`,
+      `select id || ' ' || status as value from backup_jobs where status in ('running', 'aborting') or clean_up = 'pending'`,
     ),
     unfinished: await column(`select attempt_path as value from backup_disks where attempt_path is not null`),
     strayFiles: files.filter((file) => isBackupFile(file) && !sealed.has(file)),

@@ -100,11 +100,11 @@ describe('paths in a repository', () => {
 
   test('an attempt’s file lies beside the final one, and is another for each job and attempt', () => {
     const final = diskFilePath('web01', 'vda', pointTime);
-    expect(attemptFilePath(final, jobId, 2)).toBe(
+    expect(attemptFilePath(final, jobId, '2')).toBe(
       `web01/vda/.${jobId}.2.backup-web01-vda-20261122-234500.qcow2.partial`,
     );
-    expect(attemptFilePath(final, jobId, 3)).not.toBe(attemptFilePath(final, jobId, 2));
-    expect(attemptFilePath('disk.qcow2', jobId, 1)).toBe(`.${jobId}.1.disk.qcow2.partial`);
+    expect(attemptFilePath(final, jobId, '3')).not.toBe(attemptFilePath(final, jobId, '2'));
+    expect(attemptFilePath('disk.qcow2', jobId, '1')).toBe(`.${jobId}.1.disk.qcow2.partial`);
   });
 
   test('no file’s name is longer than a file system takes', () => {
@@ -112,7 +112,7 @@ describe('paths in a repository', () => {
       fc.property(names, names, (vm, disk) => {
         const directory = `${pathComponent(vm)}~0123abcd`; // of the second VM with this name
         const final = diskFilePath(directory, disk, pointTime);
-        const paths = [final, attemptFilePath(final, jobId, 99_999), manifestPath(directory, pointTime)];
+        const paths = [final, attemptFilePath(final, jobId, '0123abcd'), manifestPath(directory, pointTime)];
         for (const component of paths.flatMap((path) => path.split('/'))) {
           expect(Buffer.byteLength(component)).toBeLessThan(255);
         }

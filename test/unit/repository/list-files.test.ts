@@ -11,7 +11,7 @@ test('lists every kind of file that we write, and nothing that is somebody elseâ
   const root = await mkdtemp(join(tmpdir(), 'backupvm-list-'));
   const disk = diskFilePath('web01', 'vda', new Date(0));
   const manifest = manifestPath('web01', new Date(0));
-  const ours = [disk, attemptFilePath(disk, 'job', 2), manifest, draftPath(manifest), 'loose.qcow2'];
+  const ours = [disk, attemptFilePath(disk, 'job', 'a1'), manifest, draftPath(manifest), 'loose.qcow2'];
   for (const path of [...ours, markerName, 'notes.txt', 'web01/vda/photo.json', 'web01/backup.tar']) {
     await mkdir(dirname(join(root, path)), { recursive: true });
     await writeFile(join(root, path), '');
