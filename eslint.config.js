@@ -48,11 +48,12 @@ export default tseslint.config(
   // The layers (docs/architecture.md). Workflows run in Temporal's sandbox, so that they may not touch anything else.
   forbid('workflows', '^(?!\\./|\\.\\./domain/|@temporalio/(workflow|common)$)', { allowTypeImports: true }),
   forbid('domain', '^(?!\\./\\w|zod$)'),
-  layer('activities', ['domain/', 'db/', 'sources/', 'repository/', 'qemu/', 'nbd/', 'process/'], {
+  layer('activities', ['domain/', 'db/', 'sources/', 'repository/', 'hashes/', 'qemu/', 'nbd/', 'process/'], {
     isBelowTemporal: false,
   }),
   layer('sources', ['source\\.js', 'domain/', 'qemu/', 'nbd/', 'process/']),
   layer('repository', ['domain/', 'qemu/', 'nbd/', 'process/']),
+  layer('hashes', ['domain/', 'repository/', 'qemu/', 'process/']),
   layer('qemu', ['domain/', 'nbd/', 'process/']),
   layer('nbd', ['domain/', 'process/']),
   layer('process', ['domain/']),

@@ -14,6 +14,8 @@ export interface RunWithProgressOptions {
   /** Hears who it is; when it throws, the program is killed. */
   onStart?: ((identity: ProcessIdentity) => Promise<void>) | undefined;
   onLine: (line: string) => void;
+  /** Where a program reports that knows its standard output only. */
+  reportsOnStdout?: boolean;
 }
 
 /**
@@ -25,12 +27,22 @@ export interface RunWithProgressOptions {
 export async function runWithProgress(
   program: Program,
   args: readonly string[],
-  { signal, onStart, onLine }: RunWithProgressOptions,
+  options: RunWithProgressOptions,
+): Promise<Outcome> {
+  return runCommand(program, [program, ...args], options);
+}
+
+/** The same for any command; `program` is what it is called in errors. */
+export async function runCommand(
+  program: Program,
+  command: readonly string[],
+  { signal, onStart, onLine, reportsOnStdout = false, cwd }: RunWithProgressOptions & { cwd?: string },
 ): Promise<Outcome> {
   signal.throwIfAborted();
-  const child = execa('setpriv', ['--pdeathsig', 'KILL', program, ...args], {
+  const child = execa('setpriv', ['--pdeathsig', 'KILL', ...command], {
+    cwd,
     reject: false,
-    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', reportsOnStdout ? 'pipe' : 'ignore', 'pipe', 'pipe'],
     env: { LC_ALL: 'C' },
     cancelSignal: signal,
     forceKillAfterDelay: 10_000,
@@ -38,7 +50,7 @@ export async function runWithProgress(
   });
   // What it started and left would keep us waiting at its pipes: nbdkit does not end while its source hangs.
   child.once('exit', () => killGroup(child.pid));
-  const lines = createInterface({ input: child.stdio[progressFD] });
+  const lines = createInterface({ input: child.stdio[reportsOnStdout ? 1 : progressFD] ?? child.stdio[progressFD] });
   lines.on('line', onLine);
   const lastLineRead = once(lines, 'close');
   if (onStart && child.pid !== undefined) {

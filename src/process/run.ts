@@ -10,6 +10,7 @@ const debianPackage = {
   nbdcopy: 'libnbd-bin',
   nbdinfo: 'libnbd-bin',
   nbdkit: 'nbdkit',
+  node: 'nodejs',
   virsh: 'libvirt-clients',
   libvirtd: 'libvirt-daemon',
   virtlogd: 'libvirt-daemon',
