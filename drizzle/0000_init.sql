@@ -32,7 +32,7 @@ CREATE TABLE "backup_disks" (
 	CONSTRAINT "backup_disks_type" CHECK ("backup_disks"."type" in ('full', 'incremental')),
 	CONSTRAINT "backup_disks_parent_of_incremental" CHECK (("backup_disks"."type" = 'incremental' or "backup_disks"."parent_id" is null) and ("backup_disks"."type" = 'full' or "backup_disks"."parent_id" is not null or "backup_disks"."status" <> 'complete')),
 	CONSTRAINT "backup_disks_size" CHECK ("backup_disks"."size_bytes" > 0 and "backup_disks"."changed_bytes" >= 0 and "backup_disks"."written_bytes" >= 0),
-	CONSTRAINT "backup_disks_complete" CHECK ("backup_disks"."status" <> 'complete' or ("backup_disks"."checksum" is not null and "backup_disks"."file_bytes" is not null and "backup_disks"."file_modified_ms" is not null and "backup_disks"."attempt_path" is null)),
+	CONSTRAINT "backup_disks_complete" CHECK ("backup_disks"."status" <> 'complete' or ("backup_disks"."checksum" is not null and "backup_disks"."hashes_checksum" is not null and "backup_disks"."file_bytes" is not null and "backup_disks"."file_modified_ms" is not null and "backup_disks"."attempt_path" is null)),
 	CONSTRAINT "backup_disks_head" CHECK (not "backup_disks"."is_head" or "backup_disks"."status" = 'complete')
 );
 --> statement-breakpoint

@@ -4,7 +4,8 @@ import { listExports, releasePort } from '../db/exports.js';
 import { abortUnlessSealed, recordCleanUp } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
 import { messageOf } from '../domain/message-of.js';
-import { manifestPath } from '../domain/names.js';
+import { hashesFilePath, manifestPath } from '../domain/names.js';
+import { removeHashes } from '../hashes/hash-disk.js';
 import { insideRepository, removeEmptyFolders, removeFile } from '../repository/files.js';
 import { removeManifest } from '../repository/manifest.js';
 import { requireRepository } from '../repository/marker.js';
@@ -86,7 +87,10 @@ async function removeUnfinishedFiles(db: Database, { job, context, repository }:
   await requireRepository(root, repository.id);
   for (const disk of disks) {
     if (disk.attemptPath !== null) await removeFile(insideRepository(root, disk.attemptPath));
-    if (disk.status === 'copied') await removeFile(insideRepository(root, disk.path));
+    if (disk.status === 'copied') {
+      await removeFile(insideRepository(root, disk.path));
+      await removeHashes(insideRepository(root, hashesFilePath(disk.path)));
+    }
     await removeEmptyFolders(root, disk.path);
   }
   const manifest = manifestPath(context.directory, job.pointTime);

@@ -3,7 +3,7 @@ import type { Manifest, ManifestDisk } from '../repository/manifest.js';
 import type { JobRows } from './job-rows.js';
 
 /** A disk as it stands in the manifest: its row, with what is known of its file. */
-export type ManifestRow = BackupDisk & { checksum: string; fileBytes: number };
+export type ManifestRow = BackupDisk & { checksum: string; hashesChecksum: string; fileBytes: number };
 
 /** What stands beside the files of a restore point. */
 export function pointManifest(
@@ -37,6 +37,7 @@ export function manifestEntry(disk: ManifestRow, parent: BackupDisk | null): Man
     sizeBytes: disk.sizeBytes,
     fileBytes: disk.fileBytes,
     checksum: disk.checksum,
+    hashesChecksum: disk.hashesChecksum,
     changeId: disk.changeId,
   };
 }

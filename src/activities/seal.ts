@@ -2,7 +2,8 @@ import { basename } from 'node:path';
 import { getDisk, listDisks, type BackupDisk } from '../db/disks.js';
 import { sealJob, type SealedDisk } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
-import { manifestPath } from '../domain/names.js';
+import { hashesFilePath, manifestPath } from '../domain/names.js';
+import { writeBlockHashes } from '../hashes/hash-disk.js';
 import { checkImage, imageInfo } from '../qemu/qemu-img.js';
 import { fileChecksum, fileFacts, insideRepository, moveIntoPlace } from '../repository/files.js';
 import { writeManifest, type ManifestDisk } from '../repository/manifest.js';
@@ -15,8 +16,8 @@ import { manifestEntry, pointManifest } from './point-manifest.js';
 export function createSealActivities({ db, host }: HostDependencies) {
   return {
     /**
-     * Checks every file of the job, makes it durable under its final name, writes the manifest, and then, in one transaction,
-     * makes the job a restore point. Safe to repeat, also after a crash between any two of these.
+     * Checks every file of the job, makes it durable under its final name, with its block hashes beside it, writes the manifest,
+     * and then, in one transaction, makes the job a restore point. Safe to repeat, also after a crash between any two of these.
      */
     async sealRestorePoint(input: { jobId: string }): Promise<void> {
       return heartbeating(async (signal) => {
@@ -42,7 +43,10 @@ export function createSealActivities({ db, host }: HostDependencies) {
   };
 }
 
-/** Checks one file, and gives it its final name. A run that died after the move finds it there already. */
+/**
+ * Checks one file, gives it its final name, and writes its block hashes beside it. A run that died after the move finds it there
+ * already.
+ */
 async function finishFile(
   root: string,
   disk: BackupDisk,
@@ -65,7 +69,18 @@ async function finishFile(
   await moveIntoPlace(attempt, final);
   const facts = await fileFacts(final);
   if (!facts) throw new TypeError(`Expected ${final} after it was moved there, found none`);
-  return { checksum, ...facts };
+  const hashesFile = insideRepository(root, hashesFilePath(disk.path));
+  const parentHashesFile = await findHashes(root, parent, signal);
+  await writeBlockHashes({ file: final, format: 'qcow2', hashesFile, parentHashesFile, signal });
+  return { checksum, hashesChecksum: await fileChecksum(hashesFile, signal), ...facts };
+}
+
+/** The parent's block hashes, if they are as they were sealed: what is carried over from there is not looked at again. */
+async function findHashes(root: string, parent: BackupDisk | null, signal: AbortSignal): Promise<string | undefined> {
+  if (parent === null) return undefined;
+  const file = insideRepository(root, hashesFilePath(parent.path));
+  if (!(await fileFacts(file))) return undefined;
+  return (await fileChecksum(file, signal)) === parent.hashesChecksum ? file : undefined;
 }
 
 export type SealActivities = ReturnType<typeof createSealActivities>;

@@ -3,7 +3,7 @@ import type { Database } from '../db/database.js';
 import type { NbdExport } from '../db/exports.js';
 import type { RepositoryRow } from '../db/repositories.js';
 import { listLeases, listRecordedDisks, listRepositoriesOf, type RecordedDisk } from '../db/survey.js';
-import { exportNamePrefix, manifestPath } from '../domain/names.js';
+import { exportNamePrefix, hashesFilePath, manifestPath } from '../domain/names.js';
 import { isAlive } from '../process/identity.js';
 import { listRunningServers, type RunningServer } from '../qemu/running-servers.js';
 import { draftPath } from '../repository/durable.js';
@@ -133,7 +133,8 @@ async function findUnknownFiles(
   const known = new Set(
     disks.flatMap(({ directory, pointTime, path, attemptPath }) => {
       const manifest = manifestPath(directory, pointTime);
-      return [path, attemptPath ?? path, manifest, draftPath(manifest)];
+      const hashes = hashesFilePath(path);
+      return [path, attemptPath ?? path, hashes, draftPath(hashes), manifest, draftPath(manifest)];
     }),
   );
   const unknown: Omit<UnknownFile, 'repository'>[] = [];

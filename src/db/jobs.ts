@@ -134,6 +134,7 @@ export async function recordSnapshot(
 export interface SealedDisk {
   diskId: string;
   checksum: string;
+  hashesChecksum: string;
   fileBytes: number;
   fileModifiedMs: number;
 }
@@ -163,6 +164,7 @@ export async function sealJob(db: Database, jobId: string, disks: readonly Seale
         .set({
           status: 'complete',
           checksum: sealed.checksum,
+          hashesChecksum: sealed.hashesChecksum,
           fileBytes: sealed.fileBytes,
           fileModifiedMs: sealed.fileModifiedMs,
           attemptPath: null,

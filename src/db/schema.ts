@@ -212,7 +212,7 @@ export const backupDisks = pgTable(
     check('backup_disks_size', sql`${t.sizeBytes} > 0 and ${t.changedBytes} >= 0 and ${t.writtenBytes} >= 0`),
     check(
       'backup_disks_complete',
-      sql`${t.status} <> 'complete' or (${t.checksum} is not null and ${t.fileBytes} is not null and ${t.fileModifiedMs} is not null and ${t.attemptPath} is null)`,
+      sql`${t.status} <> 'complete' or (${t.checksum} is not null and ${t.hashesChecksum} is not null and ${t.fileBytes} is not null and ${t.fileModifiedMs} is not null and ${t.attemptPath} is null)`,
     ),
     check('backup_disks_head', sql`not ${t.isHead} or ${t.status} = 'complete'`),
   ],

@@ -3,6 +3,7 @@ import { dirname, resolve } from 'node:path';
 import { BackupError, errorCodes, type ErrorCode } from '../domain/errors.js';
 import { runModule } from '../process/run-module.js';
 import { draftPath, syncDirectory } from '../repository/durable.js';
+import { removeFile } from '../repository/files.js';
 import type { Compared } from './compare-table.js';
 import type { HasherOrder } from './hasher.js';
 import type { Written } from './write-table.js';
@@ -48,6 +49,12 @@ export async function writeBlockHashes({
   await rename(draft, final);
   await syncDirectory(dirname(final));
   return { hashedBlocks };
+}
+
+/** Removes a table, and one that was not finished. Safe to repeat. */
+export async function removeHashes(hashesFile: string): Promise<void> {
+  await removeFile(draftPath(hashesFile));
+  await removeFile(hashesFile);
 }
 
 export interface CompareHashesRequest extends HashRequest {

@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 
 /**
- * The files below a repository whose names are of our kinds: disks, unfinished disks, manifests and their drafts. Relative to
- * it, in order. What else people keep there is their own.
+ * The files below a repository whose names are of our kinds: disks, unfinished disks, block hashes, manifests, and drafts of these
+ * two. Relative to it, in order. What else people keep there is their own.
  */
 export async function listBackupFiles(root: string, signal: AbortSignal): Promise<string[]> {
   const found: string[] = [];
@@ -21,5 +21,5 @@ export async function listBackupFiles(root: string, signal: AbortSignal): Promis
 
 /** Whether a name is of a kind that we write. */
 export function isBackupFile(name: string): boolean {
-  return /\.(qcow2|partial)$|^backup-.*\.json$|^\.backup-.*\.json\.draft$/.test(name);
+  return /\.(qcow2|partial|hashes)$|^backup-.*\.json$|^\.backup-.*\.(json|hashes)\.draft$/.test(name);
 }

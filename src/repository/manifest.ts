@@ -22,6 +22,8 @@ const disk = z.strictObject({
   fileBytes: sizeInBytes,
   /** `sha256:<hex>` of the file. */
   checksum,
+  /** The same of the block hashes beside it. */
+  hashesChecksum: checksum,
   changeId: z.string().nullable(),
 });
 

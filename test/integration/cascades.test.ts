@@ -48,7 +48,9 @@ async function sealedPoint(db: Database, contextId: string, jobs: string[], pare
   if (!disk) throw new Error('no disk');
   await recordAttempt(db, disk.id, { attemptPath: `${job.id}.partial`, nbdPort: 10_001 });
   await recordCopied(db, disk.id, { changedBytes: 1, writtenBytes: 1 });
-  await sealJob(db, job.id, [{ diskId: disk.id, checksum: 'sha256:00', fileBytes: 1, fileModifiedMs: 1 }]);
+  await sealJob(db, job.id, [
+    { diskId: disk.id, checksum: 'sha256:00', hashesChecksum: 'sha256:00', fileBytes: 1, fileModifiedMs: 1 },
+  ]);
   jobs.push(job.id);
   return disk.id;
 }

@@ -263,7 +263,8 @@ async function complete(db: Database, jobId: string, diskId: string, digit: stri
   await recordSnapshot(db, jobId, { consistency: 'filesystem', vmConfig: null, warnings });
   await recordAttempt(db, diskId, { attemptPath: 'vm/attempt', nbdPort: 10_809 });
   await recordCopied(db, diskId, { changedBytes: 65_536, writtenBytes: 65_536 });
+  const checksum = `sha256:${digit.repeat(64)}`;
   await sealJob(db, jobId, [
-    { diskId, checksum: `sha256:${digit.repeat(64)}`, fileBytes: 65_536, fileModifiedMs: 1_700_000_000_000 },
+    { diskId, checksum, hashesChecksum: checksum, fileBytes: 65_536, fileModifiedMs: 1_700_000_000_000 },
   ]);
 }

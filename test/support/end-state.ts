@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
-import { manifestPath } from '../../src/domain/names.js';
+import { hashesFilePath, manifestPath } from '../../src/domain/names.js';
 import { fileChecksum } from '../../src/repository/files.js';
 import { changeIdOf } from '../../src/sources/source.js';
 import { withQMP } from '../../src/sources/qmp/client.js';
@@ -9,7 +9,7 @@ import type { Lab } from './lab.js';
 
 /** What must not be there when nothing runs. Each list is empty then. */
 export interface Leftovers {
-  /** Command lines of qemu-nbd, nbdcopy, nbdkit and nbdinfo that work for this lab. A zombie is dead. */
+  /** Command lines of qemu-nbd, nbdcopy, nbdkit, nbdinfo and the hasher that work for this lab. A zombie is dead. */
   processes: string[];
   leases: string[];
   /** Ports of the host's range that somebody listens on. */
@@ -56,11 +56,15 @@ export async function findLeftovers(lab: Lab): Promise<Leftovers> {
 
 /** Reads every file of every restore point. */
 export async function findDamage(lab: Lab): Promise<Damage> {
-  const { rows } = await lab.database.pool.query<{ path: string; checksum: string }>(
-    `select d.path, d.checksum from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'complete'`,
+  const { rows } = await lab.database.pool.query<{ path: string; checksum: string; hashesChecksum: string }>(
+    `select d.path, d.checksum, d.hashes_checksum as "hashesChecksum" from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'complete'`,
   );
   const damage: Damage = { missingFiles: [], changedFiles: [] };
-  for (const { path, checksum } of rows) {
+  const sealed = rows.flatMap(({ path, checksum, hashesChecksum }) => [
+    { path, checksum },
+    { path: hashesFilePath(path), checksum: hashesChecksum },
+  ]);
+  for (const { path, checksum } of sealed) {
     const file = join(lab.repository.path, path);
     const found = await fileChecksum(file, AbortSignal.timeout(60_000)).catch(() => undefined);
     if (found === undefined) damage.missingFiles.push(path);
@@ -84,7 +88,10 @@ export async function ownProcesses({ directory }: Pick<Lab, 'directory'>): Promi
     if (!/^\d+$/.test(entry)) continue;
     const raw = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => ''); // empty for a zombie
     const commandLine = raw.replaceAll('\0', ' ').replaceAll('%2F', '/').trim();
-    const program = /^\S*(qemu-nbd|nbdcopy|nbdkit|nbdinfo|setpriv) /.exec(commandLine)?.[1];
+    const program = /^\S*(?:(qemu-nbd|nbdcopy|nbdkit|nbdinfo|setpriv) |node .*\/(hasher)\.[jt]s )/
+      .exec(commandLine)
+      ?.slice(1)
+      .find(Boolean);
     if (program === undefined || !commandLine.includes(directory)) continue;
     if (!commandLine.includes('qemu-storage-daemon')) found.push({ pid: Number(entry), program, commandLine });
   }
@@ -95,7 +102,7 @@ async function readColumn(lab: Lab, query: string): Promise<string[]> {
   return (await lab.database.pool.query<{ value: string }>(query)).rows.map(({ value }) => value);
 }
 
-/** The images of restore points, and the manifest that stands for each. */
+/** The images of restore points, the block hashes beside them, and the manifest that stands for each. */
 async function sealedFiles(lab: Lab): Promise<string[]> {
   const images = await readColumn(
     lab,
@@ -105,7 +112,8 @@ async function sealedFiles(lab: Lab): Promise<string[]> {
     `select c.directory, j.point_time as "pointTime" from backup_jobs j join vm_backup_contexts c on c.id = j.context_id
      where j.status = 'complete'`,
   );
-  return [...images, ...rows.map(({ directory, pointTime }) => manifestPath(directory, pointTime))];
+  const hashes = images.map(hashesFilePath);
+  return [...images, ...hashes, ...rows.map(({ directory, pointTime }) => manifestPath(directory, pointTime))];
 }
 
 const isBackupFile = (file: string) => !/(^|\/)(\.backupvm-repository\.json|filler|lost\+found)/.test(file);

@@ -52,6 +52,7 @@ test('the example of a manifest has exactly the fields that we write', () => {
     sizeBytes: true,
     fileBytes: true,
     checksum: true,
+    hashesChecksum: true,
     changeId: true,
   };
   expect(Object.keys(manifest)).toEqual(Object.keys(fields));
