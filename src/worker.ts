@@ -4,10 +4,17 @@ import type { Logger } from 'pino';
 import { createChainLeaseActivities } from './activities/chain-leases.js';
 import { createCleanUpLeaseActivities } from './activities/clean-up-lease.js';
 import { createCleanUpActivities } from './activities/clean-up.js';
+import { createDeletionPlanActivities } from './activities/deletion-plan.js';
+import { createDeletionActivities } from './activities/deletions.js';
 import { createExportActivities } from './activities/exports.js';
 import { createJobActivities } from './activities/jobs.js';
+import { createPlaceRestoreActivities } from './activities/place-restore.js';
+import { createPrepareRestoreActivities } from './activities/prepare-restore.js';
 import { createProbeActivities } from './activities/probe.js';
+import { createPruneActivities } from './activities/prune.js';
 import { createReconcileActivities, reconcileBeforeStart, type ReconcileDependencies } from './activities/reconcile.js';
+import { createRestoreDiskActivities } from './activities/restore-disk.js';
+import { createRestoreLookUpActivities } from './activities/restore-look-up.js';
 import { createSealActivities } from './activities/seal.js';
 import { createSnapshotActivities } from './activities/snapshots.js';
 import { createSurveyActivities } from './activities/survey.js';
@@ -79,13 +86,9 @@ async function prepareHost(
   const left = await claimHost(db, claim, { takeOver });
   if (left)
     log.warn({ host, machineId, left }, 'took over the host; what still runs on the other machine is not stopped');
-  await reconcileBeforeStart(dependencies, signal, ({ jobId, vm, runState }, error) => {
-    if (error === undefined) log.info({ jobId, vm, runState }, 'cleaned up after a run that had ended');
-    else
-      log.warn(
-        { jobId, vm, runState, error: messageOf(error) },
-        'could not clean up yet; the reconcile schedule tries again',
-      );
+  await reconcileBeforeStart(dependencies, signal, (orphan, error) => {
+    if (error === undefined) log.info(orphan, 'cleaned up after a run that had ended');
+    else log.warn({ ...orphan, error: messageOf(error) }, 'could not clean up yet; the reconcile schedule tries again');
   });
 }
 
@@ -147,7 +150,13 @@ export async function createWorkers(
   const workers: Worker[] = [];
   if (only !== 'host') {
     const hasSearchAttributes = () => knowsSearchAttributes(connection, namespace);
-    const activities = { ...createJobActivities({ db, hasSearchAttributes }), ...createChainLeaseActivities({ db }) };
+    const activities = {
+      ...createJobActivities({ db, hasSearchAttributes }),
+      ...createChainLeaseActivities({ db }),
+      ...createRestoreLookUpActivities({ db }),
+      ...createDeletionPlanActivities({ db }),
+      ...createPruneActivities({ db }),
+    };
     workers.push(await Worker.create({ ...common, ...workflowOptions, taskQueue: mainQueue, activities }));
   }
   if (only !== 'workflows') {
@@ -158,25 +167,43 @@ export async function createWorkers(
         ...common,
         taskQueue: controlQueue(host),
         maxConcurrentActivityTaskExecutions: controlSlots,
-        activities: {
-          ...createProbeActivities(dependencies),
-          ...createSnapshotActivities(dependencies),
-          ...createExportActivities(dependencies),
-          ...createCleanUpActivities(dependencies),
-          ...createCleanUpLeaseActivities(dependencies),
-          ...createReconcileActivities(dependencies),
-          ...createSurveyActivities(dependencies),
-        },
+        activities: controlActivities(dependencies),
       }),
       await Worker.create({
         ...common,
         taskQueue: copyQueue(host),
         maxConcurrentActivityTaskExecutions: copySlots,
-        activities: { ...createTransferActivities(dependencies), ...createSealActivities(dependencies) },
+        activities: copyActivities(dependencies),
       }),
     );
   }
   return workers;
+}
+
+/** The short steps of a host, which never wait behind copies. */
+function controlActivities(dependencies: ReconcileDependencies) {
+  return {
+    ...createProbeActivities(dependencies),
+    ...createSnapshotActivities(dependencies),
+    ...createExportActivities(dependencies),
+    ...createCleanUpActivities(dependencies),
+    ...createCleanUpLeaseActivities(dependencies),
+    ...createDeletionActivities(dependencies),
+    ...createPrepareRestoreActivities(dependencies),
+    ...createPlaceRestoreActivities(dependencies),
+    ...createReconcileActivities(dependencies),
+    ...createSurveyActivities(dependencies),
+  };
+}
+
+/** Steps that take as long as the host's disks need. */
+function copyActivities(dependencies: ReconcileDependencies) {
+  return {
+    ...createTransferActivities(dependencies),
+    ...createSealActivities(dependencies),
+    ...createRestoreDiskActivities(dependencies),
+    ...createDeletionActivities(dependencies),
+  };
 }
 
 /** What the activities of this host are made with, by the worker and by its look before it polls. */

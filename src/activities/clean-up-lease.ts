@@ -3,6 +3,8 @@ import { getContext } from '../db/contexts.js';
 import { getRepository } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { messageOf } from '../domain/message-of.js';
+import { cleanUpRestore } from './clean-up-restore.js';
+import { finishDeletion } from './deletions.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireHost } from './job-rows.js';
@@ -28,10 +30,15 @@ export async function cleanUpLease(
   const { db, host } = dependencies;
   const lease = await findChainLease(db, leaseId);
   if (!lease) return;
+  if (lease.purpose === 'delete' || lease.purpose === 'prune') {
+    await finishDeletion(dependencies, leaseId, signal); // what has a tombstone cannot be brought back
+    return;
+  }
   const { repositoryId } = await getContext(db, lease.contextId);
   requireHost(host, await getRepository(db, repositoryId));
   try {
     signal.throwIfAborted();
+    await cleanUpRestore(dependencies, leaseId, signal);
     await releaseChainLease(db, leaseId);
   } catch (error) {
     await recordLeaseTrouble(db, leaseId, messageOf(error));

@@ -1,4 +1,4 @@
-import { and, eq, inArray } from 'drizzle-orm';
+import { and, eq, inArray, or } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { chainLeases } from './chain-schema.js';
 import type { Database, Queryable } from './database.js';
@@ -50,7 +50,15 @@ async function runningBackups(tx: Queryable, contextId: string): Promise<ChainHo
   const jobs = await tx
     .select({ workflowId: backupJobs.workflowId })
     .from(backupJobs)
-    .where(and(eq(backupJobs.contextId, contextId), inArray(backupJobs.status, ['running', 'aborting'])));
+    .where(
+      and(
+        eq(backupJobs.contextId, contextId),
+        or(
+          inArray(backupJobs.status, ['running', 'aborting']),
+          and(eq(backupJobs.status, 'complete'), eq(backupJobs.cleanUp, 'pending')), // sealed, and its ports not given back
+        ),
+      ),
+    );
   return jobs.map(({ workflowId }) => ({ purpose: 'backup' as const, workflowId }));
 }
 

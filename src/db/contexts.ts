@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { and, eq, ne, sql } from 'drizzle-orm';
+import { BackupError } from '../domain/errors.js';
 import { pathComponent } from '../domain/names.js';
 import type { ContextFacts, ParentFacts } from '../domain/plan.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
-import { backupDisks, backupJobs, vmBackupContexts } from './schema.js';
+import { backupDisks, backupJobs, hypervisors, repositories, vmBackupContexts } from './schema.js';
 
 export type Context = typeof vmBackupContexts.$inferSelect;
 
@@ -56,6 +57,40 @@ async function insertContext(db: Queryable, key: ContextKey, directory: string):
     .returning();
   if (!row) throw new TypeError('Expected the inserted context, found no row');
   return row;
+}
+
+/**
+ * The one context of VMs of this name, whatever is left of it.
+ * @throws BackupError ContextNotFound; InvalidInput when it is not clear which one is meant
+ */
+export async function findContextByName(
+  db: Queryable,
+  { vm, repository, hypervisor }: { vm: string; repository?: string | undefined; hypervisor?: string | undefined },
+): Promise<Context> {
+  const found = await db
+    .select({ context: vmBackupContexts, repository: repositories.name, hypervisor: hypervisors.name })
+    .from(vmBackupContexts)
+    .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId))
+    .innerJoin(hypervisors, eq(hypervisors.id, vmBackupContexts.hypervisorId))
+    .where(
+      and(
+        eq(vmBackupContexts.vmName, vm),
+        repository === undefined ? undefined : eq(repositories.name, repository),
+        hypervisor === undefined ? undefined : eq(hypervisors.name, hypervisor),
+      ),
+    );
+  const [first] = found;
+  if (first && found.length === 1) return first.context;
+  if (!first) {
+    throw new BackupError('ContextNotFound', `Expected backups of VM '${vm}', found none; see 'backupvm job list'`);
+  }
+  const where = found.map(
+    (row) => `repository '${row.repository}', hypervisor '${row.hypervisor}' (folder ${row.context.directory})`,
+  );
+  throw new BackupError(
+    'InvalidInput',
+    `Expected backups of one VM '${vm}', found ${where.join('; ')}; say which in the fields 'repository' and 'hypervisor', or name one of its restore points in 'point'`,
+  );
 }
 
 /** @throws TypeError when there is no such context: ids come from our own rows */

@@ -135,7 +135,7 @@ export async function obsoleteChangeIds(db: Queryable, contextId: string): Promi
     .where(
       and(
         eq(backupDisks.contextId, contextId),
-        eq(backupJobs.status, 'complete'),
+        inArray(backupJobs.status, ['complete', 'deleting']),
         isNotNull(backupDisks.changeId),
         sql`not exists (select 1 from ${backupDisks} head where ${head.changeId} = ${backupDisks.changeId} and ${head.isHead})`,
       ),

@@ -15,6 +15,7 @@ export const planReasons = {
   parent_damaged: 'a verification found the last restore point damaged',
   restored_in_place: 'the disk was replaced by a restore',
   chain_cap: 'the chain has reached its longest length',
+  merged: 'earlier restore points were merged into it',
 } as const;
 
 export type PlanReason = keyof typeof planReasons;

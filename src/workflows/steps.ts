@@ -2,9 +2,16 @@ import { proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
 import type { ChainLeaseActivities } from '../activities/chain-leases.js';
 import type { CleanUpLeaseActivities } from '../activities/clean-up-lease.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
+import type { DeletionPlanActivities } from '../activities/deletion-plan.js';
+import type { DeletionActivities } from '../activities/deletions.js';
 import type { ExportActivities } from '../activities/exports.js';
 import type { JobActivities } from '../activities/jobs.js';
+import type { PlaceRestoreActivities } from '../activities/place-restore.js';
+import type { PrepareRestoreActivities } from '../activities/prepare-restore.js';
 import type { ProbeActivities } from '../activities/probe.js';
+import type { RestoreDiskActivities } from '../activities/restore-disk.js';
+import type { RestoreLookUpActivities } from '../activities/restore-look-up.js';
+import type { PruneActivities } from '../activities/prune.js';
 import type { SealActivities } from '../activities/seal.js';
 import type { SnapshotActivities } from '../activities/snapshots.js';
 import type { TransferActivities } from '../activities/transfers.js';
@@ -20,7 +27,9 @@ const toItsEnd = { cancellationType: 'WAIT_CANCELLATION_COMPLETED' } as const;
  * Steps that only touch the database. Local, because each is one short query: a regular activity would cost six events of
  * history for it. A database that is away for a while only delays them.
  */
-export const jobSteps = proxyLocalActivities<JobActivities & ChainLeaseActivities>({
+export const jobSteps = proxyLocalActivities<
+  JobActivities & ChainLeaseActivities & RestoreLookUpActivities & DeletionPlanActivities & PruneActivities
+>({
   startToCloseTimeout: '30 seconds', // a query waits 10 s for a connection, and for the lock of the port table
   scheduleToCloseTimeout: '1 hour', // how long Postgres may be away
   retry: { initialInterval: '1 second', maximumInterval: '15 seconds' },
@@ -72,6 +81,30 @@ export function sealSteps(host: string) {
   });
 }
 
+/** Short steps of a restore on the host: what may be done, and the names that make it done. */
+export function restoreSteps(host: string, summary: string) {
+  return proxyActivities<PrepareRestoreActivities & PlaceRestoreActivities>({
+    ...toItsEnd,
+    summary,
+    taskQueue: controlQueue(host),
+    startToCloseTimeout: '2 hours', // measuring what chains of many TiB hold
+    heartbeatTimeout: '30 seconds', // a worker that dies is noticed within this time
+    retry: { maximumAttempts: 10, maximumInterval: '30 seconds' },
+  });
+}
+
+/** Writing a disk, and reading it back. Each attempt begins with a clean file. */
+export function restoreDiskSteps(host: string, summary: string) {
+  return proxyActivities<RestoreDiskActivities>({
+    ...toItsEnd,
+    summary,
+    taskQueue: copyQueue(host),
+    startToCloseTimeout: '7 days', // the largest disk over the slowest link
+    heartbeatTimeout: '30 seconds',
+    retry: { initialInterval: '5 seconds', maximumAttempts: 5 }, // what five clean files did not help is no passing trouble
+  });
+}
+
 /** Clean-up is tried until it is done, however long the host is away: the ports stay fenced meanwhile. */
 export function cleanUpSteps(host: string, summary: string) {
   return proxyActivities<CleanUpActivities & CleanUpLeaseActivities & Pick<ExportActivities, 'stopExport'>>({
@@ -82,10 +115,44 @@ export function cleanUpSteps(host: string, summary: string) {
 
 /** The same, given up after a while, so that what waits can be shown. */
 export function firstCleanUpSteps(host: string, summary: string) {
-  return proxyActivities<CleanUpActivities>({
+  return proxyActivities<CleanUpActivities & CleanUpLeaseActivities>({
     ...cleanUpOptions(host),
     summary,
     scheduleToCloseTimeout: '2 minutes', // a restart of the worker, or of libvirtd, is no news
+  });
+}
+
+/** Looks at the repository before anything is leased: tells an absent host from a slow one. */
+export function probeDeletionSteps(host: string) {
+  return proxyActivities<Pick<DeletionActivities, 'probeDeletion'>>({
+    taskQueue: controlQueue(host),
+    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
+    startToCloseTimeout: '5 minutes', // the repository's file system may be slow, not dead
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 5 },
+  });
+}
+
+/** Up to the tombstones: a look at every file that a merge reads, and one transaction. */
+export function beginDeletionSteps(host: string) {
+  return proxyActivities<Pick<DeletionActivities, 'beginDeletion'>>({
+    ...toItsEnd,
+    summary: 'look at the files, and mark what goes',
+    taskQueue: controlQueue(host),
+    startToCloseTimeout: '1 day', // files that were copied back are read whole
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 10, maximumInterval: '30 seconds' },
+  });
+}
+
+/** From the tombstones on: tried until it is done, however long the host or the repository is away. */
+export function finishDeletionSteps(host: string, summary: string) {
+  return proxyActivities<Pick<DeletionActivities, 'finishDeletion'>>({
+    summary,
+    taskQueue: copyQueue(host), // a merge writes as much as a copy does
+    startToCloseTimeout: '7 days', // merging the largest disks
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumInterval: '1 minute' },
   });
 }
 

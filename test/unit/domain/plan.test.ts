@@ -126,7 +126,7 @@ describe('planDisk', () => {
   });
 
   test('every reason but the cap and those that only the host can find comes up in these cases', () => {
-    const foundElsewhere: PlanReason[] = ['parent_missing', 'parent_changed', 'chain_cap'];
+    const foundElsewhere: PlanReason[] = ['parent_missing', 'parent_changed', 'chain_cap', 'merged'];
     const planned = cases.map(([, , , , , reason]) => reason);
     expect([...new Set([...planned, ...foundElsewhere])].sort()).toEqual(Object.keys(planReasons).sort());
   });
