@@ -1,18 +1,18 @@
-import { WorkflowExecutionAlreadyStartedError, type Client, type WorkflowHandle } from '@temporalio/client';
+import type { WorkflowHandle } from '@temporalio/client';
 import { Option, type Command } from 'commander';
 import { parseBackupVMInput, type BackupVMRequest } from '../domain/backup-input.js';
 import { BackupError } from '../domain/errors.js';
 import type { BackupVMResult } from '../domain/result.js';
-import { mainQueue } from '../workflows/messages.js';
+import type { DiskHeartbeat, DiskProgress } from '../workflows/messages.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand } from './command.js';
 import { withTemporal, type Temporal } from './connect.js';
-import { describeWorkflowFailure } from './failure.js';
+import { describeStart, followWorkflow, howToCancel, startWorkflow } from './follow-workflow.js';
 import { formatTable, printable } from './format.js';
 import { describeReason } from './show-job.js';
-import { createProgressDisplay } from './show-progress.js';
-import { hasColours, Interrupted, print, type CommonOptions, type Output, type Terminal } from './terminal.js';
-import { watchBackup } from './watch-backup.js';
+import { shareDone } from './show-progress.js';
+import { hasColours, print, type CommonOptions, type Output, type Terminal } from './terminal.js';
+import type { DiskView } from './watch-workflow.js';
 
 interface BackupOptions extends CommonOptions {
   hypervisor?: string;
@@ -51,7 +51,22 @@ export function addBackupCommand(program: Command, terminal: Terminal): void {
       const request = createRequest(vm, options);
       const output = await withTemporal(async (temporal) => {
         const handle = await startBackup(temporal, request);
-        return options.detach ? describeStart(handle) : await follow(terminal, temporal.client, handle, options);
+        if (options.detach) return describeStart(handle, `look at it with 'backupvm job list', `);
+        const words = {
+          title: `Backup of VM ${printable(vm)}`,
+          noun: 'backup',
+          nothingMade: 'no restore point was made',
+          measure,
+          diskLine,
+        };
+        const result = await followWorkflow<BackupVMResult, DiskProgress, BackupDiskView>(
+          terminal,
+          temporal,
+          handle,
+          options,
+          words,
+        );
+        return describeResult(result, handle.workflowId, hasColours(terminal));
       });
       print(terminal, options, output);
     });
@@ -69,67 +84,33 @@ function createRequest(vm: string, options: BackupOptions): BackupVMRequest {
 /** @throws BackupError BackupAlreadyRunning, TemporalUnreachable */
 async function startBackup(temporal: Temporal, request: BackupVMRequest): Promise<WorkflowHandle> {
   const workflowId = `backup-vm/${request.vm}`;
-  try {
-    return await temporal.client.workflow.start('BackupVM', {
-      taskQueue: mainQueue,
-      workflowId,
-      args: [request],
-      workflowIdConflictPolicy: 'FAIL', // the one that runs goes on
-      workflowIdReusePolicy: 'ALLOW_DUPLICATE',
-      staticSummary: `Back up ${printable(request.vm)}`,
-    });
-  } catch (error) {
-    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw refused(error, temporal);
-    throw new BackupError(
-      'BackupAlreadyRunning',
-      `A backup of VM '${request.vm}' is running already; wait for it, or end it: ${howToCancel(workflowId)}`,
-    );
-  }
-}
-
-function refused(error: unknown, { connection, namespace }: Temporal): BackupError {
-  const said =
-    error instanceof Error ? `${error.message}${error.cause instanceof Error ? `: ${error.cause.message}` : ''}` : '';
-  return new BackupError(
-    'TemporalUnreachable',
-    `Expected the Temporal server at ${connection.options.address} to start a workflow in namespace '${namespace}', found: ${said}`,
-    { cause: error },
+  const summary = `Back up ${printable(request.vm)}`;
+  const handle = await startWorkflow(temporal, { type: 'BackupVM', workflowId, input: request, summary });
+  if (handle) return handle;
+  throw new BackupError(
+    'BackupAlreadyRunning',
+    `A backup of VM '${request.vm}' is running already; wait for it, or end it: ${howToCancel(workflowId)}`,
   );
 }
 
-async function follow(
-  terminal: Terminal,
-  client: Client,
-  handle: WorkflowHandle,
-  options: BackupOptions,
-): Promise<Output> {
-  const { workflowId } = handle;
-  const display = createProgressDisplay(
-    terminal,
-    options,
-    `Backup of VM ${printable(workflowId.replace('backup-vm/', ''))}`,
-  );
-  try {
-    const result = await watchBackup(client, handle, { signal: terminal.onInterrupt(), show: display.show });
-    await display.end('complete');
-    return describeResult(result, workflowId, hasColours(terminal));
-  } catch (error) {
-    const isInterrupted = error instanceof Interrupted;
-    await display.end(isInterrupted ? 'left' : 'failed');
-    if (!isInterrupted) throw describeWorkflowFailure(error, workflowId);
-    throw new Interrupted(
-      `No longer watched; the backup goes on as workflow '${workflowId}'\n` +
-        `  watch it:  temporal workflow show --follow --workflow-id ${quote(workflowId)}\n` +
-        `  end it:    ${howToCancel(workflowId)}`,
-    );
-  }
-}
+export type BackupDiskView = DiskProgress & DiskView;
 
-function describeStart({ workflowId, firstExecutionRunId }: WorkflowHandle & { firstExecutionRunId?: string }): Output {
+function measure(disk: DiskProgress, heartbeat: DiskHeartbeat | undefined): BackupDiskView {
+  const current = disk.phase === 'copying' ? heartbeat : undefined;
+  const isDone = disk.phase === 'copied' || disk.phase === 'complete';
   return {
-    document: { workflowId, runId: firstExecutionRunId },
-    text: `Started workflow '${printable(workflowId)}'; look at it with 'backupvm job list', end it: ${howToCancel(workflowId)}`,
+    ...disk,
+    doneBytes: current?.doneBytes ?? (isDone ? disk.changedBytes : 0),
+    totalBytes: current?.totalBytes ?? disk.changedBytes,
   };
+}
+
+/** One disk in one line: `vda  full (the first backup of this VM)  copying  45 %, 1.2 GiB of 2.6 GiB`. */
+export function diskLine(disk: BackupDiskView): string {
+  const { target, type, reason, phase, totalBytes } = disk;
+  const plan = `${printable(target)}  ${type} (${describeReason(reason)})  ${phase}`;
+  if (phase === 'copied' || phase === 'complete') return `${plan}  ${formatBytes(totalBytes)}`;
+  return phase === 'copying' && totalBytes > 0 ? `${plan}  ${shareDone(disk)}` : plan;
 }
 
 function describeResult(result: BackupVMResult, workflowId: string, colours: boolean): Output {
@@ -143,13 +124,4 @@ function describeResult(result: BackupVMResult, workflowId: string, colours: boo
     document: { workflowId, ...result },
     text: `Restore point ${result.jobId}, consistency: ${result.consistency}\n\n${table}`,
   };
-}
-
-function howToCancel(workflowId: string): string {
-  return `temporal workflow cancel --workflow-id ${quote(workflowId)}`;
-}
-
-/** For people to paste into a shell. */
-function quote(text: string): string {
-  return /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll(`'`, `'\\''`)}'`;
 }

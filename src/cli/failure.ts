@@ -27,9 +27,9 @@ function describe(error: unknown): { code: string; exitCode: number; message: st
 
 /**
  * Finds in the causes of a failed workflow what to tell people: the innermost failure with a code of ours, or else the end
- * that somebody made of it, or else the innermost failure there is.
+ * that somebody made of it, or else the innermost failure there is. `nothingMade` tells what a cancelled one did not come to.
  */
-export function describeWorkflowFailure(failure: unknown, workflowId: string): Error {
+export function describeWorkflowFailure(failure: unknown, workflowId: string, nothingMade: string): Error {
   const causes: Error[] = [];
   for (let current = failure; current instanceof Error; current = current.cause) causes.push(current);
   causes.reverse();
@@ -41,7 +41,7 @@ export function describeWorkflowFailure(failure: unknown, workflowId: string): E
   const end = causes.find((cause) => cause instanceof CancelledFailure || cause instanceof TerminatedFailure);
   if (end) {
     const how = end instanceof CancelledFailure ? 'cancelled' : 'terminated';
-    return new BackupError('Cancelled', `The backup was ${how}: workflow '${workflowId}'; no restore point was made`);
+    return new BackupError('Cancelled', `The workflow was ${how}: '${workflowId}'; ${nothingMade}`);
   }
   const timeout = causes.find((cause) => cause instanceof TimeoutFailure);
   return (
@@ -49,6 +49,7 @@ export function describeWorkflowFailure(failure: unknown, workflowId: string): E
   );
 }
 
-function isErrorCode(type: string | null | undefined): type is ErrorCode {
+/** Whether a failure of a workflow has a code of ours. */
+export function isErrorCode(type: string | null | undefined): type is ErrorCode {
   return typeof type === 'string' && type in errorCodes;
 }

@@ -1,37 +1,46 @@
 import { EventEmitter } from 'node:events';
 import { Listr, ListrLogger, ProcessOutput, type ListrTask } from 'listr2';
 import { formatBytes } from '../domain/format-bytes.js';
-import { printable } from './format.js';
-import { describeReason } from './show-job.js';
 import { hasColours, type CommonOptions, type Terminal } from './terminal.js';
-import type { BackupView, DiskView } from './watch-backup.js';
+import type { DiskView, WorkflowView } from './watch-workflow.js';
 
-export interface ProgressDisplay {
-  show: (view: BackupView) => void;
-  /** `left`: nobody watches any more, the backup goes on. */
+export interface ProgressDisplay<Disk extends DiskView> {
+  show: (view: WorkflowView<Disk>) => void;
+  /** `left`: nobody watches any more, the workflow goes on. */
   end: (how: End) => Promise<void>;
 }
 
 /** Live lines on a terminal, plain lines elsewhere, nothing with `--json`. */
-export function createProgressDisplay(terminal: Terminal, { json }: CommonOptions, title: string): ProgressDisplay {
+export function createProgressDisplay<Disk extends DiskView>(
+  terminal: Terminal,
+  { json }: CommonOptions,
+  { title, diskLine }: DisplayWords<Disk>,
+): ProgressDisplay<Disk> {
   if (json) return { show: () => undefined, end: async () => undefined };
   const isWide = (terminal.stdout.columns ?? 0) >= 40; // `docker exec -t` and the like may report 0
-  return hasColours(terminal) && isWide ? createLiveDisplay(terminal, title) : createPlainDisplay(terminal, title);
+  const create = hasColours(terminal) && isWide ? createLiveDisplay<Disk> : createPlainDisplay<Disk>;
+  return create(terminal, { title, diskLine });
 }
 
-/** One disk in one line: `vda  full (the first backup of this VM)  copying  45 %, 1.2 GiB of 2.6 GiB`. */
-export function diskLine({ target, type, reason, phase, doneBytes, totalBytes }: DiskView): string {
-  const plan = `${printable(target)}  ${type} (${describeReason(reason)})  ${phase}`;
-  if (phase === 'copied' || phase === 'complete') return `${plan}  ${formatBytes(totalBytes)}`;
-  if (phase !== 'copying' || totalBytes === 0) return plan;
-  return `${plan}  ${percent(doneBytes, totalBytes)} %, ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+export interface DisplayWords<Disk extends DiskView> {
+  title: string;
+  /** One disk in one line. */
+  diskLine: (disk: Disk) => string;
+}
+
+/** `45 %, 1.2 GiB of 2.6 GiB`. */
+export function shareDone({ doneBytes, totalBytes }: DiskView): string {
+  return `${percent(doneBytes, totalBytes)} %, ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
 }
 
 function percent(doneBytes: number, totalBytes: number): number {
   return Math.min(100, Math.floor((doneBytes / totalBytes) * 100));
 }
 
-function createPlainDisplay({ stdout }: Terminal, title: string): ProgressDisplay {
+function createPlainDisplay<Disk extends DiskView>(
+  { stdout }: Terminal,
+  { title, diskLine }: DisplayWords<Disk>,
+): ProgressDisplay<Disk> {
   const shown = new Map<string, string>();
   const showWhenNew = (key: string, state: string, line: string) => {
     if (shown.get(key) === state) return;
@@ -47,7 +56,7 @@ function createPlainDisplay({ stdout }: Terminal, title: string): ProgressDispla
       for (const disk of disks) {
         // A log wants to know of progress, not of every second.
         const tenth = disk.totalBytes > 0 ? Math.floor(percent(disk.doneBytes, disk.totalBytes) / 10) : 0;
-        showWhenNew(`disk ${disk.key}`, `${disk.type} ${disk.phase} ${tenth}`, `  ${diskLine(disk)}`);
+        showWhenNew(`disk ${disk.key}`, `${disk.phase} ${tenth}`, `  ${diskLine(disk)}`);
       }
     },
     end: async () => undefined,
@@ -56,19 +65,22 @@ function createPlainDisplay({ stdout }: Terminal, title: string): ProgressDispla
 
 type End = 'complete' | 'failed' | 'left';
 
-interface LiveBackup {
-  views: EventEmitter<{ view: [BackupView] }>;
+interface LiveWorkflow<Disk extends DiskView> extends DisplayWords<Disk> {
+  views: EventEmitter<{ view: [WorkflowView<Disk>] }>;
   /** A promise and not an event: listr2 starts a disk's task some time after the view that named the disk. */
   ended: Promise<End>;
 }
 
-function createLiveDisplay({ stdout, stderr }: Terminal, title: string): ProgressDisplay {
-  const views: LiveBackup['views'] = new EventEmitter();
+function createLiveDisplay<Disk extends DiskView>(
+  { stdout, stderr }: Terminal,
+  words: DisplayWords<Disk>,
+): ProgressDisplay<Disk> {
+  const views: LiveWorkflow<Disk>['views'] = new EventEmitter();
   views.setMaxListeners(0); // one per disk
   let resolveEnded: (how: End) => void = () => undefined;
   const ended = new Promise<End>((resolve) => (resolveEnded = resolve));
   const streams = new ProcessOutput(stdout as NodeJS.WriteStream, stderr as NodeJS.WriteStream);
-  const list = new Listr([createRootTask(title, { views, ended })], {
+  const list = new Listr([createRootTask({ ...words, views, ended })], {
     concurrent: true,
     exitOnError: false,
     forceTTY: true, // asked of our own stream above
@@ -92,12 +104,13 @@ function createLiveDisplay({ stdout, stderr }: Terminal, title: string): Progres
 }
 
 /** Shows the step, and once the disks are planned a task for each of them. */
-function createRootTask(title: string, { views, ended }: LiveBackup): ListrTask {
+function createRootTask<Disk extends DiskView>(live: LiveWorkflow<Disk>): ListrTask {
+  const { title, views, ended } = live;
   return {
     title,
     task: async (_context, task) => {
       views.on('view', ({ step, notice }) => (task.title = [title, notice ?? step].filter(Boolean).join(': ')));
-      const planned = new Promise<BackupView>((resolve) => {
+      const planned = new Promise<WorkflowView<Disk>>((resolve) => {
         views.on('view', (view) => {
           if (view.disks.length > 0) resolve(view);
         });
@@ -105,14 +118,14 @@ function createRootTask(title: string, { views, ended }: LiveBackup): ListrTask 
       const first = await Promise.race([planned, ended]);
       if (typeof first === 'string') return finish(first);
       return task.newListr(
-        first.disks.map((disk) => createDiskTask(disk, { views, ended })),
+        first.disks.map((disk) => createDiskTask(disk, live)),
         { concurrent: true, exitOnError: false },
       );
     },
   };
 }
 
-function createDiskTask(disk: DiskView, { views, ended }: LiveBackup): ListrTask {
+function createDiskTask<Disk extends DiskView>(disk: Disk, { views, ended, diskLine }: LiveWorkflow<Disk>): ListrTask {
   return {
     title: diskLine(disk),
     task: async (_context, task) => {

@@ -55,7 +55,11 @@ export function restoredFileName(vmName: string, target: string, format: 'qcow2'
 }
 
 /** Beside a file that a restore makes: the unfinished one, and the one that was there before. Lease and target say whose. */
-export function restoreSiblings(path: string, leaseId: string, target: string): { attemptPath: string; keptPath: string } {
+export function restoreSiblings(
+  path: string,
+  leaseId: string,
+  target: string,
+): { attemptPath: string; keptPath: string } {
   const stem = `${path.slice(0, path.lastIndexOf('/') + 1)}.${leaseId}.${pathComponent(target)}`;
   return { attemptPath: `${stem}.partial`, keptPath: `${stem}.before` };
 }

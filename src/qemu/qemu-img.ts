@@ -125,6 +125,16 @@ export async function imageInfo(file: string, signal: AbortSignal): Promise<Imag
   };
 }
 
+/** @throws BackupError VMRunning when a process has the file open for writing. A file that is no image is nobody's. */
+export async function requireUnlocked(file: string, signal: AbortSignal): Promise<void> {
+  const { stderr } = await run('qemu-img', ['info', resolve(file)], { signal, timeoutMs: metadataTimeoutMs }); // without -U: it asks for the lock
+  if (!/Failed to get (shared )?"\w+" lock/.test(stderr)) return;
+  throw new BackupError(
+    'VMRunning',
+    `Expected that nobody writes to ${file}, found a process that holds its lock; shut its VM down first`,
+  );
+}
+
 /** @throws BackupError ExportFailed when QEMU's tools said that another process holds the file `[NAME]` */
 export function throwIfLocked(file: string, { stderr }: Outcome): void {
   if (!/Failed to get (shared )?"\w+" lock/.test(stderr)) return;

@@ -35,19 +35,38 @@ export interface DiskProgress {
   writtenBytes: number;
 }
 
-export interface BackupProgress {
+export interface BackupProgress extends Progress<DiskProgress> {
   jobId: string;
-  /** What the workflow is at, in a few words. */
-  step: string;
-  disks: DiskProgress[];
 }
 
-/** How far a BackupVM is. Bytes of a copy that runs stand in the heartbeat of its `transferDisk`, as `TransferHeartbeat`. */
-export const progressQuery = defineQuery<BackupProgress>('progress');
+export type RestorePhase = 'planned' | 'writing' | 'verifying' | 'written' | 'complete' | 'failed';
 
-/** Heartbeat details of `transferDisk`. */
-export interface TransferHeartbeat {
+export interface RestoreDiskProgress {
+  key: string;
+  target: string;
+  path: string;
+  phase: RestorePhase;
+  sizeBytes: number;
+  writtenBytes: number;
+}
+
+/** What every workflow on disks tells: what it is at, in a few words, and how far each disk is. */
+export interface Progress<Disk = { key: string }> {
+  step: string;
+  disks: Disk[];
+}
+
+/**
+ * How far a workflow is, as `BackupProgress` or another `Progress`. Bytes of a disk that is worked on stand in the heartbeat of
+ * its step, as `DiskHeartbeat`.
+ */
+export const progressQuery = defineQuery<Progress>('progress');
+
+/** Heartbeat details of a step that works on one disk. */
+export interface DiskHeartbeat {
   key: string;
   doneBytes: number;
   totalBytes: number;
+  /** What it is at, where the step has several parts. */
+  phase?: string;
 }

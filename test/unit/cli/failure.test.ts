@@ -55,14 +55,18 @@ test.each([
   ['a cancellation', new Error('failed', { cause: new CancelledFailure('cancelled') }), 'Cancelled', 'was cancelled'],
   ['a termination', new Error('failed', { cause: new TerminatedFailure('by me') }), 'Cancelled', 'was terminated'],
 ])('of a failed workflow people are told %s', (_what, failure, code, message) => {
-  const error = describeWorkflowFailure(failure, 'backup-vm/web01');
+  const error = describeWorkflowFailure(failure, 'backup-vm/web01', 'no point was made');
   expect(error).toMatchObject({ code });
   expect(error.message).toContain(message);
 });
 
 test('a mistake in a workflow stays unexpected', () => {
   const mistake = ApplicationFailure.create({ type: 'TypeError', message: 'x is undefined' });
-  const error = describeWorkflowFailure(new Error('workflow failed', { cause: mistake }), 'backup-vm/web01');
+  const error = describeWorkflowFailure(
+    new Error('workflow failed', { cause: mistake }),
+    'backup-vm/web01',
+    'no point was made',
+  );
   expect(error).toBe(mistake);
   expect(report(error).exitCode).toBe(1);
 });

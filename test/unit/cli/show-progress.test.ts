@@ -1,10 +1,11 @@
 import { expect, test } from 'vitest';
-import { createProgressDisplay, diskLine } from '../../../src/cli/show-progress.js';
-import type { DiskView } from '../../../src/cli/watch-backup.js';
+import { diskLine, type BackupDiskView } from '../../../src/cli/backup.js';
+import { createProgressDisplay } from '../../../src/cli/show-progress.js';
 import { recordTerminal } from './run-command.js';
 
 const MiB = 2 ** 20;
-const disk = (changes: Partial<DiskView>): DiskView => ({
+const words = { title: 'Backup of VM web01', diskLine };
+const disk = (changes: Partial<BackupDiskView>): BackupDiskView => ({
   ...{ key: 'SER1', target: 'vda', type: 'full', reason: 'first_backup', phase: 'planned' },
   ...{ sizeBytes: 1024 * MiB, changedBytes: 400 * MiB, writtenBytes: 0, doneBytes: 0, totalBytes: 400 * MiB },
   ...changes,
@@ -20,8 +21,9 @@ test.each([
 
 test('without a terminal a line is printed when something changes, and for each tenth of a copy', () => {
   const { terminal, written } = recordTerminal({});
-  const display = createProgressDisplay(terminal, {}, 'Backup of VM web01');
-  const show = (disks: DiskView[], notice: string | null = null) => display.show({ step: 'copying', notice, disks });
+  const display = createProgressDisplay(terminal, {}, words);
+  const show = (disks: BackupDiskView[], notice: string | null = null) =>
+    display.show({ step: 'copying', notice, disks });
   show([]);
   show([disk({ phase: 'copying', doneBytes: 0 })]);
   show([disk({ phase: 'copying', doneBytes: 20 * MiB })]);
@@ -40,7 +42,7 @@ test('without a terminal a line is printed when something changes, and for each 
 
 test('with --json no progress is printed', async () => {
   const { terminal, written } = recordTerminal({});
-  const display = createProgressDisplay(terminal, { json: true }, 'Backup of VM web01');
+  const display = createProgressDisplay(terminal, { json: true }, words);
   display.show({ step: 'copying', notice: null, disks: [disk({})] });
   await display.end('complete');
   expect(written).toEqual({ stdout: '', stderr: '' });
@@ -52,7 +54,7 @@ test.each(['complete', 'failed', 'left'] as const)(
     for (const disks of [[], [disk({ phase: 'copying', doneBytes: 100 * MiB })]]) {
       const { terminal, written } = recordTerminal({});
       Object.assign(terminal.stdout, { isTTY: true, columns: 120 });
-      const display = createProgressDisplay(terminal, {}, 'Backup of VM web01');
+      const display = createProgressDisplay(terminal, {}, words);
       await new Promise(setImmediate); // the root task has started
       display.show({ step: 'copying', notice: null, disks });
       await display.end(how);

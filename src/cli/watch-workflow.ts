@@ -1,24 +1,31 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { isGrpcServiceError, type Client, type WorkflowHandle } from '@temporalio/client';
 import { defaultPayloadConverter } from '@temporalio/common';
-import type { BackupVMResult } from '../domain/result.js';
-import { mainQueue, progressQuery, type BackupProgress, type TransferHeartbeat } from '../workflows/messages.js';
+import { mainQueue, progressQuery, type DiskHeartbeat, type Progress } from '../workflows/messages.js';
 import { Interrupted } from './terminal.js';
 
-/** How far a backup is, bytes of running copies included. */
-export interface BackupView {
+/** How far a workflow is, bytes of the disks that it works on included. */
+export interface WorkflowView<Disk extends DiskView> {
   /** What the workflow is at; null before a worker has taken it. */
   step: string | null;
   /** What hinders it, for people. */
   notice: string | null;
-  disks: DiskView[];
+  disks: Disk[];
 }
 
-export type DiskView = BackupProgress['disks'][number] & { doneBytes: number; totalBytes: number };
+/** What every display of a disk needs. */
+export interface DiskView {
+  key: string;
+  phase: string;
+  doneBytes: number;
+  totalBytes: number;
+}
 
-export interface WatchOptions {
+export interface WatchOptions<Told, Disk extends DiskView> {
   signal: AbortSignal;
-  show: (view: BackupView) => void;
+  show: (view: WorkflowView<Disk>) => void;
+  /** How far a disk is, from what the workflow tells of it and what the step says that works on it, if one does. */
+  measure: (disk: Told, heartbeat: DiskHeartbeat | undefined) => Disk;
 }
 
 type Description = Awaited<ReturnType<WorkflowHandle['describe']>>;
@@ -27,23 +34,30 @@ const pollMs = 1_000; // a person watches; each poll costs the worker a query
 const patienceMs = 10_000; // a worker that runs takes a workflow's first task within a second
 
 /**
- * Follows a backup to its end and shows how far it is. A Temporal server that is away for a while is waited for.
- * @throws WorkflowFailedError when the backup failed; Interrupted when `signal` aborts: the backup goes on
+ * Follows a workflow to its end and shows how far it is. A Temporal server that is away for a while is waited for.
+ * @throws WorkflowFailedError when it failed; Interrupted when `signal` aborts: the workflow goes on
  */
-export async function watchBackup(
+export async function watchWorkflow<Result, Told extends { key: string }, Disk extends DiskView>(
   client: Client,
   handle: WorkflowHandle,
-  { signal, show }: WatchOptions,
-): Promise<BackupVMResult> {
-  let progress: BackupProgress | null = null;
+  { signal, show, measure }: WatchOptions<Told, Disk>,
+): Promise<Result> {
+  let progress: Progress<Told> | null = null;
   let untakenSince: number | null = null;
   for (;;) {
     const description = await describe(handle);
-    if (description && description.status.name !== 'RUNNING') return (await handle.result()) as BackupVMResult;
+    if (description && description.status.name !== 'RUNNING') return (await handle.result()) as Result;
     const isUntaken = description !== null && isWaitingForWorker(description);
     untakenSince = isUntaken ? (untakenSince ?? Date.now()) : null;
-    if (description && !isUntaken) progress = (await query(client, handle)) ?? progress;
-    show(createView(progress, description, noticeFor(description, untakenSince)));
+    if (description && !isUntaken) progress = (await query<Told>(client, handle)) ?? progress;
+    const heartbeats = description ? readHeartbeats(description) : [];
+    const disks = (progress?.disks ?? []).map((disk) =>
+      measure(
+        disk,
+        heartbeats.find(({ key }) => key === disk.key),
+      ),
+    );
+    show({ step: progress?.step ?? null, notice: noticeFor(description, untakenSince), disks });
     try {
       await delay(pollMs, undefined, { signal });
     } catch {
@@ -78,10 +92,10 @@ function isWaitingForWorker({ raw }: Description): boolean {
 }
 
 /** Null when it cannot be had right now: the workflow has not begun, or its worker has just gone. */
-async function query(client: Client, handle: WorkflowHandle): Promise<BackupProgress | null> {
+async function query<Told>(client: Client, handle: WorkflowHandle): Promise<Progress<Told> | null> {
   try {
     // A query waits for a worker; a worker that runs answers within milliseconds.
-    return await client.withDeadline(Date.now() + 5_000, () => handle.query(progressQuery));
+    return (await client.withDeadline(Date.now() + 5_000, () => handle.query(progressQuery))) as Progress<Told>;
   } catch {
     return null; // what ends the watch is the workflow's end, and describe() reports what is wrong with the server
   }
@@ -101,28 +115,10 @@ function failedAttempt({ raw }: Description): string | null {
   return `${failing.activityType?.name ?? 'A step'} is tried again (attempt ${failing.attempt ?? 1}): ${failing.lastFailure?.message ?? ''}`;
 }
 
-function createView(
-  progress: BackupProgress | null,
-  description: Description | null,
-  notice: string | null,
-): BackupView {
-  const heartbeats = description ? readHeartbeats(description) : [];
-  const disks = (progress?.disks ?? []).map((disk) => {
-    const heartbeat = disk.phase === 'copying' ? heartbeats.find(({ key }) => key === disk.key) : undefined;
-    const isDone = disk.phase === 'copied' || disk.phase === 'complete';
-    return {
-      ...disk,
-      doneBytes: heartbeat?.doneBytes ?? (isDone ? disk.changedBytes : 0),
-      totalBytes: heartbeat?.totalBytes ?? disk.changedBytes,
-    };
-  });
-  return { step: progress?.step ?? null, notice, disks };
-}
-
-function readHeartbeats({ raw }: Description): TransferHeartbeat[] {
-  return (raw.pendingActivities ?? []).flatMap(({ activityType, heartbeatDetails }) => {
+function readHeartbeats({ raw }: Description): DiskHeartbeat[] {
+  return (raw.pendingActivities ?? []).flatMap(({ heartbeatDetails }) => {
     const [payload] = heartbeatDetails?.payloads ?? [];
-    if (activityType?.name !== 'transferDisk' || !payload) return [];
-    return [defaultPayloadConverter.fromPayload<TransferHeartbeat>(payload)];
+    const details = payload ? defaultPayloadConverter.fromPayload<DiskHeartbeat | null>(payload) : null;
+    return typeof details === 'object' && details !== null && 'doneBytes' in details ? [details] : [];
   });
 }

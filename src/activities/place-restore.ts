@@ -1,0 +1,180 @@
+import { link, rename, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { forgetChangeIds, getDisk } from '../db/disks.js';
+import { getHypervisor } from '../db/hypervisors.js';
+import { getJob } from '../db/jobs.js';
+import {
+  beginPlacing,
+  findRestore,
+  leaseGone,
+  listReplacedChangeIds,
+  listRestoreDisks,
+  recordPlaced,
+  type Restore,
+  type RestoreDisk,
+} from '../db/restores.js';
+import { BackupError } from '../domain/errors.js';
+import { syncDirectory } from '../repository/durable.js';
+import { errorCodeOf } from '../repository/file-errors.js';
+import { removeFile } from '../repository/files.js';
+import type { HostDependencies } from './dependencies.js';
+import { heartbeating } from './heartbeat.js';
+import { requireShutOff } from './prepare-restore.js';
+import { fileAt } from './restore-paths.js';
+
+export function createPlaceRestoreActivities(dependencies: HostDependencies) {
+  return {
+    /** Gives every disk its final name, and the new VM its own, once all of them are written. May run twice. */
+    async placeRestore(input: { leaseId: string }): Promise<void> {
+      await heartbeating(async (signal) => {
+        const restore = await findRestore(dependencies.db, input.leaseId);
+        if (!restore) throw leaseGone(input.leaseId);
+        if (restore.phase === 'writing') await decide(dependencies, restore, signal);
+        await finishRestore(dependencies, restore, signal);
+      });
+    },
+
+    /** Starts the VM that was restored. One that runs is success. */
+    async startRestoredVM(input: { hypervisorId: string; vmId: string }): Promise<void> {
+      await heartbeating(async (signal) => {
+        const hypervisor = await getHypervisor(dependencies.db, input.hypervisorId);
+        await dependencies.createSource(hypervisor).startVM(input.vmId, signal);
+      });
+    },
+  };
+}
+
+/** The last look, and the decision: until it is recorded the restore is undone, after that it is finished. */
+async function decide(dependencies: HostDependencies, restore: Restore, signal: AbortSignal): Promise<void> {
+  const { db } = dependencies;
+  const disks = await listRestoreDisks(db, restore.leaseId);
+  const unwritten = disks.find(({ status }) => status !== 'written');
+  if (unwritten) throw new TypeError(`Expected ${unwritten.attemptPath} written, found it ${unwritten.status}`);
+  for (const { path, keptPath } of disks) {
+    if (keptPath !== null || !(await fileAt(path))) continue;
+    throw new BackupError(
+      'AlreadyExists',
+      `Expected no file ${path} yet, found that somebody made one during the restore; it was left as it is`,
+    );
+  }
+  const vm = vmOf(restore);
+  if (vm) {
+    const source = await sourceOf(dependencies, vm);
+    if (restore.target === 'in-place') requireShutOff(await source.listImages(vm.vmId, signal));
+    else await define(dependencies, restore, vm, disks, signal);
+  }
+  await beginPlacing(db, restore);
+}
+
+interface RestoredVM {
+  hypervisorId: string;
+  vmId: string;
+  vmName: string;
+}
+
+function vmOf({ hypervisorId, vmId, vmName }: Restore): RestoredVM | undefined {
+  return hypervisorId === null || vmId === null || vmName === null ? undefined : { hypervisorId, vmId, vmName };
+}
+
+async function sourceOf({ db, createSource }: HostDependencies, { hypervisorId }: RestoredVM) {
+  return createSource(await getHypervisor(db, hypervisorId));
+}
+
+/** Defined before its disks are in place: what the hypervisor refuses can be undone then. It takes the name last. */
+async function define(
+  dependencies: HostDependencies,
+  restore: Restore,
+  { hypervisorId, vmId, vmName }: RestoredVM,
+  disks: readonly RestoreDisk[],
+  signal: AbortSignal,
+): Promise<void> {
+  const { db } = dependencies;
+  const source = await sourceOf(dependencies, { hypervisorId, vmId, vmName });
+  const other = (await source.listVMs(signal)).find((known) => known.name === vmName && known.vmId !== vmId);
+  if (other && other.state !== 'shut off') requireShutOff({ ...other, hasSavedState: false });
+  const { vmConfig } = await getJob(db, restore.jobId);
+  if (vmConfig === null) throw new TypeError(`Expected the definition of a VM in point ${restore.jobId}, found none`);
+  const files: { key: string; file: string; format: 'qcow2' | 'raw' }[] = [];
+  for (const { backupDiskId, path: file, format } of disks) {
+    files.push({ key: (await getDisk(db, backupDiskId)).diskKey, file, format });
+  }
+  const name = other && restore.overwrite ? `${vmName}.${vmId}` : vmName;
+  await source.defineVM({ vmId, name, vmConfig, disks: files }, signal);
+}
+
+/**
+ * Finishes a restore that was decided upon, whatever of it has been done: names, the VM's name, what the hypervisor recorded of
+ * replaced disks, and at last the files that were kept. Safe to repeat.
+ * @throws BackupError VMRunning when somebody started a VM whose disks are about to be replaced
+ */
+export async function finishRestore(
+  dependencies: HostDependencies,
+  restore: Restore,
+  signal: AbortSignal,
+): Promise<void> {
+  const { db } = dependencies;
+  const disks = await listRestoreDisks(db, restore.leaseId);
+  const unplaced = disks.filter(({ status }) => status !== 'placed');
+  const vm = vmOf(restore);
+  const source = vm ? await sourceOf(dependencies, vm) : undefined;
+  if (vm && source && restore.target === 'in-place' && unplaced.length > 0) {
+    requireShutOff(await source.listImages(vm.vmId, signal));
+  }
+  for (const disk of unplaced) {
+    await place(disk);
+    await recordPlaced(db, disk.id);
+  }
+  if (vm && source && restore.target === 'vm') await source.takeName(vm.vmId, vm.vmName, signal);
+  if (vm && source && restore.target === 'in-place') {
+    const replaced = await listReplacedChangeIds(db, { leaseId: restore.leaseId, ...vm });
+    for (const { contextId, changeId } of replaced) {
+      await source.dropChangeIds(vm.vmId, [changeId], signal);
+      await forgetChangeIds(db, contextId, [changeId]);
+    }
+  }
+  for (const { keptPath } of disks) if (keptPath !== null) await removeFile(keptPath);
+}
+
+/** At any moment either the old file or the new one has the name. Safe to repeat, also after a crash between any two of these. */
+async function place({ path, attemptPath, keptPath }: RestoreDisk): Promise<void> {
+  if (await fileAt(attemptPath)) {
+    if (keptPath === null) {
+      await giveName(attemptPath, path);
+      await rm(attemptPath, { force: true });
+    } else {
+      if (!(await fileAt(keptPath)) && (await fileAt(path))) await giveName(path, keptPath);
+      await rename(attemptPath, path);
+    }
+  } else if (!(await fileAt(path))) {
+    throw new TypeError(`Expected the restored disk at ${attemptPath}, or at ${path}, found it at neither`);
+  }
+  await syncDirectory(dirname(path));
+}
+
+/** Gives a file another name, never over one that is there. Where links are not known, the file loses its own. */
+async function giveName(file: string, name: string): Promise<void> {
+  try {
+    await link(file, name);
+  } catch (error) {
+    const code = errorCodeOf(error);
+    if (code === 'EPERM' || code === 'ENOTSUP' || code === 'EOPNOTSUPP') return rename(file, name);
+    const isDone = code === 'EEXIST' && (await fileAt(name))?.ino === (await fileAt(file))?.ino;
+    if (!isDone) throw error;
+  }
+}
+
+/** What a restore has written that is not decided upon: gone, and a VM that it defined, too. Safe to repeat. */
+export async function undoRestore(
+  dependencies: HostDependencies,
+  restore: Restore,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const { attemptPath } of await listRestoreDisks(dependencies.db, restore.leaseId)) {
+    await rm(attemptPath, { force: true });
+  }
+  const vm = vmOf(restore);
+  // By its id, which no other VM has: it was made for this restore.
+  if (vm && restore.target === 'vm') await (await sourceOf(dependencies, vm)).undefineVM(vm.vmId, signal);
+}
+
+export type PlaceRestoreActivities = ReturnType<typeof createPlaceRestoreActivities>;

@@ -1,0 +1,267 @@
+import { dirname, join } from 'node:path';
+import type { Database } from '../db/database.js';
+import { listDisks, type BackupDisk } from '../db/disks.js';
+import { getHypervisor, type Hypervisor } from '../db/hypervisors.js';
+import { listRepositories } from '../db/repositories.js';
+import { findRestore, insertRestore, listRestoreDisks, type RestoreDisk } from '../db/restores.js';
+import { chooseDisks } from '../domain/choose-disks.js';
+import { BackupError } from '../domain/errors.js';
+import { restoredFileName } from '../domain/names.js';
+import type { RestoreTarget } from '../domain/restore-input.js';
+import { measureImage, type ImageFormat } from '../qemu/convert.js';
+import { insideRepository } from '../repository/files.js';
+import { requireRepository } from '../repository/marker.js';
+import type { DiskImage } from '../sources/source.js';
+import type { HostDependencies } from './dependencies.js';
+import { heartbeating } from './heartbeat.js';
+import { getJobRows, requireHost, type JobRows } from './job-rows.js';
+import {
+  pathsFor,
+  requireOutside,
+  requireSpace,
+  resolvedPath,
+  usableDirectory,
+  type RestorePaths,
+} from './restore-paths.js';
+
+export interface PrepareRestoreInput {
+  leaseId: string;
+  pointId: string;
+  target: RestoreTarget;
+  hypervisorId: string | null;
+  /** Of the VM that is to be defined, so that a second attempt finds it. */
+  newVMId: string;
+  disks: string[] | undefined;
+  overwrite: boolean;
+  allowDamaged: boolean;
+}
+
+/** A disk that is about to be restored. */
+export interface PreparedDisk {
+  restoreDiskId: string;
+  key: string;
+  target: string;
+  path: string;
+  format: ImageFormat;
+  sizeBytes: number;
+}
+
+export interface PreparedRestore {
+  vm: { id: string; name: string } | null;
+  disks: PreparedDisk[];
+}
+
+/** Where a disk goes, and in which format. */
+type Place = { disk: BackupDisk; format: ImageFormat } & RestorePaths;
+interface Plan {
+  vm: { id: string; name: string } | null;
+  places: Place[];
+}
+
+export function createPrepareRestoreActivities(dependencies: HostDependencies) {
+  const { db, host, createSource } = dependencies;
+  return {
+    /**
+     * Looks whether a restore may begin, and writes down what it will make. Makes nothing itself, and may run twice.
+     * @throws BackupError what stands in its way, the same before anything was written
+     */
+    async prepareRestore(input: PrepareRestoreInput): Promise<PreparedRestore> {
+      return heartbeating(async (signal) => {
+        const rows = await getJobRows(db, input.pointId);
+        requireHost(host, rows.repository);
+        const all = await listDisks(db, input.pointId);
+        const known = await findRestore(db, input.leaseId);
+        if (known) {
+          const vm = known.vmId !== null && known.vmName !== null ? { id: known.vmId, name: known.vmName } : null;
+          return { vm, disks: describe(all, await listRestoreDisks(db, input.leaseId)) };
+        }
+        requirePoint(rows);
+        await requireRepository(rows.repository.path, rows.repository.id);
+        const named = all.map((disk) => ({ key: disk.diskKey, target: disk.target, skipReason: null, disk }));
+        const chosen = chooseDisks({ name: rows.context.vmName, disks: named }, input.disks).map(({ disk }) => disk);
+        if (!input.allowDamaged) requireUndamaged(chosen);
+        const plan = await planFor(input, rows, chosen, signal);
+        await requireRoom(db, rows, plan.places, signal);
+        const restore = {
+          ...{ leaseId: input.leaseId, jobId: input.pointId, target: input.target.kind, overwrite: input.overwrite },
+          ...{ hypervisorId: input.hypervisorId, vmId: plan.vm?.id ?? null, vmName: plan.vm?.name ?? null },
+        };
+        const newDisks = plan.places.map(({ disk, path, attemptPath, keptPath, format }) => {
+          return { backupDiskId: disk.id, path, attemptPath, keptPath, format };
+        });
+        return { vm: plan.vm, disks: describe(all, await insertRestore(db, restore, newDisks)) };
+      });
+    },
+  };
+
+  async function planFor(
+    input: PrepareRestoreInput,
+    rows: JobRows,
+    chosen: BackupDisk[],
+    signal: AbortSignal,
+  ): Promise<Plan> {
+    const { target } = input;
+    if (target.kind === 'files') {
+      return { vm: null, places: await placesIn(target.directory, rows.context.vmName, target.format) };
+    }
+    if (input.hypervisorId === null) throw new TypeError(`Expected a hypervisor for a restore to a ${target.kind}`);
+    const hypervisor = await getHypervisor(db, input.hypervisorId);
+    requireHost(host, hypervisor);
+    if (!createSource(hypervisor).definesVMs) {
+      throw new BackupError(
+        'TargetUnusable',
+        `Hypervisor '${hypervisor.name}' (${hypervisor.kind}) cannot define VMs, nor tell the images of one that is shut off; restore to files, and start QEMU with them`,
+      );
+    }
+    if (target.kind === 'in-place') return planInPlace(input, rows, hypervisor, chosen, signal);
+    requireDefinition(rows);
+    await requireFreeName(hypervisor, target.name, input.overwrite, signal);
+    const vm = { id: input.newVMId, name: target.name };
+    return { vm, places: await placesIn(target.directory, target.name, 'qcow2') };
+
+    async function placesIn(path: string, vmName: string, format: ImageFormat): Promise<Place[]> {
+      const directory = await usableDirectory(path);
+      const places: Place[] = [];
+      for (const disk of chosen) {
+        const file = join(directory, restoredFileName(vmName, disk.target, format));
+        const { leaseId, overwrite } = input;
+        const paths = await pathsFor(file, { leaseId, target: disk.target, overwrite }, signal);
+        places.push({ disk, format, ...paths });
+      }
+      return places;
+    }
+  }
+
+  async function planInPlace(
+    { leaseId }: PrepareRestoreInput,
+    { context }: JobRows,
+    hypervisor: Hypervisor,
+    chosen: BackupDisk[],
+    signal: AbortSignal,
+  ): Promise<Plan> {
+    const vm = await createSource(hypervisor).listImages(context.vmId, signal);
+    requireShutOff(vm);
+    const places: Place[] = [];
+    for (const disk of chosen) {
+      const { file, format } = imageOf(vm, disk);
+      const path = await resolvedPath(file);
+      await usableDirectory(dirname(path));
+      const paths = await pathsFor(path, { leaseId, target: disk.target, overwrite: true }, signal);
+      places.push({ disk, format, ...paths });
+    }
+    return { vm: { id: vm.vmId, name: vm.name }, places };
+  }
+
+  async function requireFreeName(
+    hypervisor: Hypervisor,
+    name: string,
+    overwrite: boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const found = (await createSource(hypervisor).listVMs(signal)).find((vm) => vm.name === name);
+    if (!found) return;
+    if (found.state !== 'shut off') throw notShutOff(found.name, found.state);
+    if (overwrite) return;
+    throw new BackupError(
+      'AlreadyExists',
+      `Expected no VM '${name}' on hypervisor '${hypervisor.name}' yet, found one (${found.vmId}); choose another name, or say overwrite`,
+    );
+  }
+}
+
+/** @throws BackupError VMRunning: QEMU would go on with the files that are replaced */
+export function requireShutOff(vm: { name: string; state: string; hasSavedState: boolean }): void {
+  if (vm.state !== 'shut off') throw notShutOff(vm.name, vm.state);
+  if (!vm.hasSavedState) return;
+  throw new BackupError(
+    'VMRunning',
+    `VM '${vm.name}' is expected to be shut off, found it saved in mid-run: it would go on with disks that are not its own; run 'virsh managedsave-remove ${vm.name}', or start it and shut it down`,
+  );
+}
+
+function notShutOff(name: string, state: string): BackupError {
+  return new BackupError(
+    'VMRunning',
+    `VM '${name}' is expected to be shut off, found it ${state}; shut it down, and restore again`,
+  );
+}
+
+function requirePoint({ job }: JobRows): void {
+  if (job.status === 'complete') return;
+  throw new BackupError(
+    'PointNotFound',
+    `Expected restore point ${job.id}, found it ${job.status}; choose another one`,
+  );
+}
+
+function requireUndamaged(disks: readonly BackupDisk[]): void {
+  const damaged = disks.find(({ damage }) => damage !== null);
+  if (!damaged) return;
+  throw new BackupError(
+    'PointDamaged',
+    `Disk '${damaged.diskKey}' of restore point ${damaged.jobId} is damaged: ${damaged.damage ?? ''}; choose an earlier point, or allow damage to restore what is left`,
+  );
+}
+
+function requireDefinition({ job }: JobRows): void {
+  if (job.vmConfig !== null) return;
+  throw new BackupError(
+    'TargetUnusable',
+    `Restore point ${job.id} keeps no definition of its VM, so that none can be defined; restore to files`,
+  );
+}
+
+function imageOf(vm: { name: string; disks: DiskImage[] }, disk: BackupDisk): { file: string; format: ImageFormat } {
+  const image = vm.disks.find(({ key }) => key === disk.diskKey);
+  if (!image) {
+    throw new BackupError(
+      'DiskNotFound',
+      `Expected a disk '${disk.diskKey}' in VM '${vm.name}' to replace, found only: ${vm.disks.map(({ key }) => `'${key}'`).join(', ') || 'no disk at all'}; name the disks to restore, or restore to files`,
+    );
+  }
+  const { file, format } = image;
+  if (file !== null && format !== null) return { file, format };
+  throw new BackupError(
+    'TargetUnusable',
+    `Disk '${disk.diskKey}' of VM '${vm.name}' is no QCOW2 or raw file, so that it cannot be replaced by one; restore to files`,
+  );
+}
+
+/** @throws BackupError TargetUnusable in a repository, TargetFull, PointDamaged when a file of the chain cannot be read */
+async function requireRoom(
+  db: Database,
+  { job, repository }: JobRows,
+  places: readonly Place[],
+  signal: AbortSignal,
+): Promise<void> {
+  const repositories = (await listRepositories(db)).filter(({ host }) => host === repository.host);
+  const files: { path: string; requiredBytes: number }[] = [];
+  for (const { disk, path, format } of places) {
+    await requireOutside(path, repositories);
+    try {
+      const requiredBytes = await measureImage(insideRepository(repository.path, disk.path), format, signal);
+      files.push({ path, requiredBytes });
+    } catch (error) {
+      if (!(error instanceof BackupError && error.code === 'ToolFailed')) throw error;
+      throw new BackupError(
+        'PointDamaged',
+        `The files of disk '${disk.diskKey}' of restore point ${job.id} cannot be read: ${error.message}; run 'backupvm verify --point ${job.id}'`,
+        { cause: error },
+      );
+    }
+  }
+  await requireSpace(files);
+}
+
+function describe(all: readonly BackupDisk[], disks: readonly RestoreDisk[]): PreparedDisk[] {
+  return disks
+    .map(({ id, backupDiskId, path, format }) => {
+      const disk = all.find((one) => one.id === backupDiskId);
+      if (!disk) throw new TypeError(`Expected backup disk ${backupDiskId} of restore disk ${id}, found no such row`);
+      const { diskKey: key, target, sizeBytes } = disk;
+      return { restoreDiskId: id, key, target, path, format, sizeBytes };
+    })
+    .sort((a, b) => a.target.localeCompare(b.target));
+}
+
+export type PrepareRestoreActivities = ReturnType<typeof createPrepareRestoreActivities>;

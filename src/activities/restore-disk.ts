@@ -1,0 +1,156 @@
+import { chmod, chown, rm } from 'node:fs/promises';
+import { getDisk, type BackupDisk } from '../db/disks.js';
+import { requireClaim } from '../db/hosts.js';
+import { getRepository } from '../db/repositories.js';
+import {
+  beginWriting,
+  findRestoreDisk,
+  leaseGone,
+  recordWriter,
+  recordWritten,
+  type RestoreDisk,
+} from '../db/restores.js';
+import { getContext } from '../db/contexts.js';
+import { BackupError } from '../domain/errors.js';
+import { hashesFilePath } from '../domain/names.js';
+import { compareBlockHashes } from '../hashes/hash-disk.js';
+import { stopProcess } from '../process/identity.js';
+import { convertImage, dataBytesOf } from '../qemu/convert.js';
+import { syncFile } from '../repository/durable.js';
+import { insideRepository } from '../repository/files.js';
+import { requireRepository } from '../repository/marker.js';
+import type { HostDependencies } from './dependencies.js';
+import { heartbeating } from './heartbeat.js';
+import { requireHost } from './job-rows.js';
+import { fileAt } from './restore-paths.js';
+
+/** What a disk's restore came to. */
+export interface WrittenDisk {
+  writtenBytes: number;
+  verifiedBlocks: number;
+  differentBlocks: number;
+}
+
+/** Its reader closes what it was writing at once; its file system may be slow to let go. */
+const writerStopTimeouts = { termTimeoutMs: 5_000, killTimeoutMs: 30_000 };
+
+export function createRestoreDiskActivities(dependencies: HostDependencies) {
+  const { db, host } = dependencies;
+  return {
+    /**
+     * Writes one disk into its unfinished file, reads it back, and compares it block by block with the hashes of its restore
+     * point. May run twice: it first ends what an earlier attempt left, and begins with a clean file.
+     */
+    async restoreDisk(input: { restoreDiskId: string; allowDamaged: boolean }): Promise<WrittenDisk> {
+      const restored = await findRestoreDisk(db, input.restoreDiskId);
+      if (!restored) throw leaseGone(input.restoreDiskId);
+      const disk = await getDisk(db, restored.backupDiskId);
+      let phase: 'writing' | 'verifying' = 'writing';
+      let fraction = 0;
+      const write = async (signal: AbortSignal) => {
+        const root = await repositoryOf(disk);
+        await stopWriter(dependencies, restored);
+        await rm(restored.attemptPath, { force: true });
+        const source = insideRepository(root, disk.path);
+        await writeDisk(restored, source, signal, (done) => (fraction = done));
+        [phase, fraction] = ['verifying', 0];
+        return verify(restored, disk, insideRepository(root, hashesFilePath(disk.path)), {
+          ...{ allowDamaged: input.allowDamaged, signal },
+          onProgress: (done) => (fraction = done),
+        });
+      };
+      return heartbeating(write, () => {
+        const { sizeBytes, diskKey: key } = disk;
+        return { key, phase, doneBytes: Math.round(fraction * sizeBytes), totalBytes: sizeBytes };
+      });
+    },
+  };
+
+  async function repositoryOf({ contextId }: BackupDisk): Promise<string> {
+    const { repositoryId } = await getContext(db, contextId);
+    const repository = await getRepository(db, repositoryId);
+    requireHost(host, repository);
+    await requireRepository(repository.path, repository.id);
+    return repository.path;
+  }
+
+  async function writeDisk(
+    { id, leaseId, path, attemptPath, format }: RestoreDisk,
+    source: string,
+    signal: AbortSignal,
+    onProgress: (fraction: number) => void,
+  ): Promise<void> {
+    if (!(await beginWriting(db, id))) throw leaseGone(leaseId);
+    try {
+      await convertImage({
+        ...{ source, target: attemptPath, format, signal, onProgress },
+        onStart: async (writer) => {
+          if (!(await recordWriter(db, id, writer))) throw leaseGone(leaseId);
+        },
+      });
+    } catch (error) {
+      await rm(attemptPath, { force: true }); // clean-up may have been here before this attempt made it
+      throw error;
+    }
+    await likeTheOldOne(attemptPath, path);
+    await syncFile(attemptPath);
+  }
+
+  async function verify(
+    { id, leaseId, attemptPath, format }: RestoreDisk,
+    disk: BackupDisk,
+    hashesFile: string,
+    { allowDamaged, signal, onProgress }: VerifyOptions,
+  ): Promise<WrittenDisk> {
+    const writtenBytes = await dataBytesOf(attemptPath, format, signal);
+    const compared = await compareBlockHashes({ file: attemptPath, format, hashesFile, signal, onProgress }).catch(
+      (error: unknown) => {
+        if (!allowDamaged || !(error instanceof BackupError && error.code === 'PointDamaged')) throw error;
+        return { comparedBlocks: 0, dataBytes: 0, differentBlocks: 0, firstDifferences: [] }; // no hashes to compare with
+      },
+    );
+    const { comparedBlocks, dataBytes, differentBlocks, firstDifferences } = compared;
+    if (differentBlocks > 0 && !allowDamaged) {
+      throw new BackupError(
+        'ContentDiffers',
+        `Expected disk '${disk.diskKey}' as restore point ${disk.jobId} holds it, found ${differentBlocks} of ${comparedBlocks} blocks different in ${attemptPath}, the first at byte ${firstDifferences[0] ?? 0}; run 'backupvm verify --point ${disk.jobId} --level content'`,
+      );
+    }
+    if (dataBytes > 0 && writtenBytes === 0) {
+      throw new BackupError(
+        'CopyIncomplete',
+        `Expected ${dataBytes} bytes of disk '${disk.diskKey}' in ${attemptPath}, found that nothing was written`,
+      );
+    }
+    if (!(await recordWritten(db, id, writtenBytes))) throw leaseGone(leaseId);
+    return { writtenBytes, verifiedBlocks: comparedBlocks, differentBlocks };
+  }
+}
+
+/** The owner and mode of the file that is replaced; a new one is its owner's alone: a disk holds secrets. */
+async function likeTheOldOne(attempt: string, path: string): Promise<void> {
+  const old = await fileAt(path);
+  if (old) await chown(attempt, old.uid, old.gid);
+  await chmod(attempt, old ? old.mode & 0o7777 : 0o600);
+}
+
+interface VerifyOptions {
+  allowDamaged: boolean;
+  signal: AbortSignal;
+  onProgress: (fraction: number) => void;
+}
+
+/**
+ * Ends the process that writes a disk, and returns only when it is known dead. Killed by identity, never by name.
+ * @throws BackupError ExportFailed when it cannot be ended; WrongHost where this is not the host's machine any more
+ */
+export async function stopWriter(
+  { db, host, machineId }: Pick<HostDependencies, 'db' | 'host' | 'machineId'>,
+  { pid, startTime, bootId }: Pick<RestoreDisk, 'pid' | 'startTime' | 'bootId'>,
+): Promise<void> {
+  await requireClaim(db, { host, machineId });
+  if (pid === null || startTime === null || bootId === null) return;
+  await stopProcess({ pid, startTime, bootId }, writerStopTimeouts);
+}
+
+export type RestoreDiskActivities = ReturnType<typeof createRestoreDiskActivities>;

@@ -1,0 +1,79 @@
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import { BackupError } from '../domain/errors.js';
+import type { ProcessIdentity } from '../process/identity.js';
+import type { Outcome } from '../process/run.js';
+import { runOrThrow } from '../process/run.js';
+import { runWithProgress } from '../process/run-with-progress.js';
+
+/** Reads the maps of a whole chain: minutes for files of many TiB. */
+const mapTimeoutMs = 3_600_000;
+
+export type ImageFormat = 'qcow2' | 'raw';
+
+export interface ConvertRequest {
+  /** A QCOW2 file, read through its chain. */
+  source: string;
+  /** Made anew, holes where the disk reads as zeros. */
+  target: string;
+  format: ImageFormat;
+  signal: AbortSignal;
+  /** Hears who writes; when it throws, the program is killed. */
+  onStart: (identity: ProcessIdentity) => Promise<void>;
+  /** Hears how far it is, from 0 to 1. */
+  onProgress: (fraction: number) => void;
+}
+
+/**
+ * Writes a disk, whole, into a file of its own. It is killed when this process dies. Its exit code says nothing of what was
+ * written: the caller compares.
+ * @throws BackupError TargetFull, ToolFailed; or `signal.reason`
+ */
+export async function convertImage(request: ConvertRequest): Promise<void> {
+  let outcome = await convert(request, ['-t', 'none', '-T', 'none']); // past the page cache: a restore is read once
+  // Not every file system can do that.
+  if (outcome.exitCode !== 0 && /O_DIRECT/.test(outcome.stderr)) outcome = await convert(request, []);
+  if (outcome.exitCode === 0) return;
+  const said = outcome.stderr.trim().slice(0, 2000);
+  if (/No space left on device|Disk quota exceeded/.test(said)) {
+    throw new BackupError(
+      'TargetFull',
+      `No space was left for ${request.target}: ${said}; free some, or restore elsewhere`,
+    );
+  }
+  throw new BackupError('ToolFailed', `qemu-img convert of ${request.source} failed: ${said}`);
+}
+
+async function convert(
+  { source, target, format, signal, onStart, onProgress }: ConvertRequest,
+  cache: string[],
+): Promise<Outcome> {
+  const files = ['-f', 'qcow2', '-O', format, resolve(source), resolve(target)];
+  return runWithProgress('qemu-img', ['convert', '-p', '-W', '-m', '16', ...cache, ...files], {
+    signal,
+    onStart,
+    onLine: (line) => {
+      const percent = /\(([\d.]+)\/100%\)/.exec(line)?.[1];
+      if (percent !== undefined) onProgress(Number(percent) / 100);
+    },
+    reportsOnStdout: true,
+  });
+}
+
+/**
+ * How many bytes a file of this format needs to hold what a QCOW2 file and its chain hold.
+ * @throws BackupError ToolFailed, also when a file of the chain is missing
+ */
+export async function measureImage(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
+  const args = ['measure', '--output=json', '-f', 'qcow2', '-O', format, resolve(file)];
+  const { stdout } = await runOrThrow('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
+  return z.object({ required: z.number() }).parse(JSON.parse(stdout)).required;
+}
+
+/** How many bytes of data an image holds, without what is a hole or a zero cluster. */
+export async function dataBytesOf(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
+  const args = ['map', '--output=json', '-f', format, resolve(file)];
+  const { stdout } = await runOrThrow('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
+  const runs = z.array(z.object({ length: z.number(), data: z.boolean() })).parse(JSON.parse(stdout));
+  return runs.reduce((total, { length, data }) => (data ? total + length : total), 0);
+}
