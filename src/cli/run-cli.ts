@@ -7,6 +7,8 @@ import { exitCodes, reportFailure } from './failure.js';
 import { addHypervisorCommands } from './hypervisor.js';
 import { addJobCommands } from './job.js';
 import { addPointCommands } from './point.js';
+import { addPolicyCommands } from './policy.js';
+import { addPruneCommand } from './prune.js';
 import { addReconcileCommand } from './reconcile.js';
 import { addRepositoryCommands } from './repository.js';
 import { addSetupCommand } from './setup.js';
@@ -52,6 +54,8 @@ export function createProgram(terminal: Terminal): Command {
   addBackupCommand(program, terminal);
   addJobCommands(program, terminal);
   addPointCommands(program, terminal);
+  addPolicyCommands(program, terminal);
+  addPruneCommand(program, terminal);
   addReconcileCommand(program, terminal);
   return program;
 }

@@ -1,4 +1,5 @@
 import { and, eq } from 'drizzle-orm';
+import { BackupError } from '../domain/errors.js';
 import { keepFields, type RetentionPolicy } from '../domain/retention.js';
 import { retentionPolicies } from './chain-schema.js';
 import type { Queryable } from './database.js';
@@ -66,6 +67,22 @@ export async function listPolicies(db: Queryable, filter: PolicyFilter): Promise
     ...{ contextId: context.id, vm: context.vmName, hypervisor, repository },
     policy: policy && readPolicy(policy),
   }));
+}
+
+/** @throws BackupError ContextNotFound; InvalidInput when two hypervisors have a VM of that name */
+export function requireOneVM(vm: string, repository: string, found: readonly { hypervisor: string }[]): void {
+  const names = [...new Set(found.map(({ hypervisor }) => `'${hypervisor}'`))];
+  if (names.length === 1) return;
+  if (names.length === 0) {
+    throw new BackupError(
+      'ContextNotFound',
+      `Expected backups of VM '${vm}' in repository '${repository}', found none; see 'backupvm point list'`,
+    );
+  }
+  throw new BackupError(
+    'InvalidInput',
+    `Expected one VM '${vm}', found one on each of the hypervisors ${names.join(', ')}; say which in the field 'hypervisor'`,
+  );
 }
 
 function readPolicy(row: PolicyRow): RetentionPolicy {

@@ -35,6 +35,7 @@ test('the example of a manifest has exactly the fields that we write', () => {
     jobId: true,
     contextId: true,
     repositoryId: true,
+    hypervisor: true,
     vm: true,
     pointTime: true,
     consistency: true,

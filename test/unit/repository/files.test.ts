@@ -140,6 +140,7 @@ test('a manifest is JSON that people can read, written and removed as often as i
     jobId: 'job',
     contextId: 'context',
     repositoryId: 'repository',
+    hypervisor: { name: 'local', kind: 'qmp', uri: 'qmp:///run/vms', host: 'kvm1' },
     vm: { id: 'vm', name: 'grün' },
     pointTime: '2026-11-23T01:45:00.000Z',
     consistency: 'crash',
