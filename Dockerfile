@@ -13,7 +13,8 @@ RUN apt-get update \
   && apt-get install -y --no-install-recommends qemu-utils qemu-block-extra libnbd-bin nbdkit libvirt-clients openssl \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
-ENV NODE_ENV=production
+# Threads for calls to the file system: one that hangs keeps its thread.
+ENV NODE_ENV=production UV_THREADPOOL_SIZE=64
 COPY --from=build /app/node_modules node_modules
 COPY --from=build /app/dist dist
 COPY package.json LICENSE ./

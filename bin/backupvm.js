@@ -1,4 +1,5 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S UV_THREADPOOL_SIZE=64 node
+// More threads than Node's 4: a call to a file system that hangs keeps its thread, and others must not wait for it.
 import { existsSync } from 'node:fs';
 
 const main = new URL('../dist/cli/main.js', import.meta.url);

@@ -8,7 +8,7 @@ import { hashesFilePath, manifestPath } from '../domain/names.js';
 import { removeHashes } from '../hashes/hash-disk.js';
 import { insideRepository, removeEmptyFolders, removeFile } from '../repository/files.js';
 import { removeManifest } from '../repository/manifest.js';
-import { requireRepository } from '../repository/marker.js';
+import { probeRepository } from '../repository/marker.js';
 import { changeIdOf, type Source } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
 import { stopExportProcess } from './export-process.js';
@@ -84,7 +84,7 @@ async function removeUnfinishedFiles(db: Database, { job, context, repository }:
     );
   }
   const root = repository.path;
-  await requireRepository(root, repository.id);
+  await probeRepository(root, repository.id);
   for (const disk of disks) {
     if (disk.attemptPath !== null) await removeFile(insideRepository(root, disk.attemptPath));
     if (disk.status === 'copied') {

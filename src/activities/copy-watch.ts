@@ -1,8 +1,8 @@
-import { statfs } from 'node:fs/promises';
 import { setTimeout as wait } from 'node:timers/promises';
 import { BackupError } from '../domain/errors.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { cpuTicks } from '../process/identity.js';
+import { statfs } from '../repository/file-system.js';
 
 const GiB = 1024 ** 3;
 /** A guest can write a GiB within seconds, so look often. */

@@ -7,7 +7,7 @@ import { writeBlockHashes } from '../hashes/hash-disk.js';
 import { checkImage, imageInfo } from '../qemu/qemu-img.js';
 import { fileChecksum, fileFacts, insideRepository, moveIntoPlace } from '../repository/files.js';
 import { writeManifest, type ManifestDisk } from '../repository/manifest.js';
-import { requireRepository } from '../repository/marker.js';
+import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
@@ -26,7 +26,7 @@ export function createSealActivities({ db, host }: HostDependencies) {
         requireHost(host, repository);
         if (job.status === 'complete') return;
         const root = repository.path;
-        await requireRepository(root, repository.id);
+        await probeRepository(root, repository.id);
         const sealed: SealedDisk[] = [];
         const entries: ManifestDisk[] = [];
         for (const disk of await listDisks(db, job.id)) {

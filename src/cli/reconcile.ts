@@ -35,7 +35,7 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
             args: [{ host, dryRun: options.dryRun === true, survey: true }],
           })) as ReconcileHostResult;
         } catch (error) {
-          throw describeWorkflowFailure(error, workflowId);
+          throw describeWorkflowFailure(error, workflowId, 'the next one does what is left');
         }
       });
       print(terminal, options, { document: result, text: describe(result, hasColours(terminal)) });

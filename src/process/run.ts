@@ -23,6 +23,8 @@ const debianPackage = {
   ldd: 'libc-bin',
   mount: 'mount',
   umount: 'mount',
+  cat: 'coreutils',
+  touch: 'coreutils',
   openssl: 'openssl',
   setpriv: 'util-linux',
   getent: 'libc-bin',
@@ -54,7 +56,7 @@ export interface Outcome {
  */
 export async function run(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
   options.signal?.throwIfAborted();
-  const result = await execa(program, args, {
+  const running = execa(program, args, {
     reject: false,
     stdin: options.input === undefined ? 'ignore' : 'pipe',
     input: options.input,
@@ -62,10 +64,12 @@ export async function run(program: Program, args: readonly string[], options: Ru
     env: { LC_ALL: 'C' },
     timeout: options.timeoutMs,
     cancelSignal: options.signal,
-    forceKillAfterDelay: 10_000,
+    forceKillAfterDelay: killDelayMs,
     maxBuffer: 512 * 1024 * 1024, // nbdinfo maps of very fragmented disks
   });
+  const result = await unlessItHangs(running, options);
   if (options.signal?.aborted) throw options.signal.reason;
+  if (!result) throw new BackupError('ToolFailed', `${program} outlives SIGKILL: it waits for storage that hangs`);
   if (result.code === 'ENOENT' && result.exitCode === undefined) throw toolMissing(program);
   if (result.exitCode === undefined) {
     throw new BackupError(
@@ -74,6 +78,35 @@ export async function run(program: Program, args: readonly string[], options: Ru
     );
   }
   return { exitCode: result.exitCode, stdout: result.stdout ?? '', stderr: result.stderr };
+}
+
+/** From SIGTERM to SIGKILL, and from there to the end of our patience. */
+const killDelayMs = 10_000;
+const giveUpDelayMs = 5_000;
+
+/**
+ * Waits for a program that is killed when its time is up or its signal says so. @returns undefined when it outlives that: it
+ * waits, uninterruptibly, for a file system that hangs, and whoever waited for it would hang, too
+ */
+export async function unlessItHangs<T>(
+  running: Promise<T>,
+  { signal, timeoutMs }: { signal?: AbortSignal | undefined; timeoutMs?: number },
+): Promise<T | undefined> {
+  const timers: NodeJS.Timeout[] = [];
+  let onAbort: (() => void) | undefined;
+  const patience = new Promise<undefined>((resolve) => {
+    const giveUpAfter = (ms: number) =>
+      timers.push(setTimeout(() => resolve(undefined), ms + killDelayMs + giveUpDelayMs).unref());
+    if (timeoutMs !== undefined) giveUpAfter(timeoutMs);
+    onAbort = () => giveUpAfter(0);
+    signal?.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([running, patience]);
+  } finally {
+    for (const timer of timers) clearTimeout(timer);
+    if (onAbort) signal?.removeEventListener('abort', onAbort);
+  }
 }
 
 /** As `run`, but any exit code except 0 is an error that carries what the program said. */

@@ -1,5 +1,5 @@
-import { open, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { open, rename, rm } from './file-system.js';
 
 /** Makes a file's content survive a power cut. */
 export async function syncFile(path: string): Promise<void> {

@@ -1,9 +1,9 @@
-import { mkdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, normalize, relative } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { runOrThrow } from '../process/run.js';
 import { syncDirectory, syncFile } from './durable.js';
 import { errorCodeOf } from './file-errors.js';
+import { mkdir, rename, rm, rmdir, stat } from './file-system.js';
 
 /** The place of a path from our rows. @throws BackupError RepositoryUnusable when it would lead out of the repository */
 export function insideRepository(root: string, path: string): string {

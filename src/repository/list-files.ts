@@ -1,5 +1,5 @@
-import { readdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
+import { readdir } from './file-system.js';
 
 /**
  * The files below a repository whose names are of our kinds: disks, unfinished disks, block hashes, manifests, and drafts of these

@@ -1,10 +1,13 @@
 import { randomUUID } from 'node:crypto';
-import { link, open, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
 import { syncDirectory } from './durable.js';
 import { errorCodeOf } from './file-errors.js';
+import { link, open, readFile, requireAnswer, rm, stat, statfs } from './file-system.js';
+
+/** Made and removed again, to see whether the file system answers whoever writes. */
+const probeName = '.backupvm-probe';
 
 /** Tells a repository from an empty mount point, and from another repository. */
 export const markerName = '.backupvm-repository.json';
@@ -43,6 +46,7 @@ export async function createMarker(path: string, name: string): Promise<{ id: st
 
 /** The marker of the repository at `path`, or undefined when it has none. @throws BackupError RepositoryUnusable */
 export async function readMarker(path: string): Promise<Marker | undefined> {
+  await requireAnswer('cat', join(path, markerName));
   await requireDirectory(path);
   let text: string;
   try {
@@ -82,8 +86,10 @@ export async function requireRepository(path: string, id: string): Promise<void>
  */
 export async function probeRepository(path: string, id: string): Promise<{ freeBytes: number }> {
   await requireRepository(path, id);
+  await requireAnswer('touch', join(path, probeName));
+  await rm(join(path, probeName), { force: true }).catch(() => undefined); // what stands in its way is found next
   // The permission bits do not tell: root passes them all, and a read-only mount shows only at a write.
-  const probe = join(path, `.backupvm-probe-${randomUUID()}`);
+  const probe = join(path, `${probeName}-${randomUUID()}`);
   try {
     await (await open(probe, 'wx')).close();
     await rm(probe);

@@ -1,10 +1,18 @@
-import { ApplicationFailure, isCancellation, proxyActivities, setCurrentDetails } from '@temporalio/workflow';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import {
+  ApplicationFailure,
+  isCancellation,
+  proxyActivities,
+  setCurrentDetails,
+  startChild,
+} from '@temporalio/workflow';
 import type { CleanUpLeaseActivities } from '../activities/clean-up-lease.js';
 import type { OrphanedJob, OrphanedLease, ReconcileActivities } from '../activities/reconcile.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
 import type { FileSurvey, Found, SurveyActivities, UnknownExport } from '../activities/survey.js';
 import { orphanError } from '../domain/orphaned-run.js';
 import { messageOf } from './failures.js';
+import { FinishDeletion } from './finish-deletion.js';
 import { controlQueue } from './messages.js';
 import { jobSteps } from './steps.js';
 
@@ -30,7 +38,7 @@ export interface ReconcileHostResult {
   problems: string[];
 }
 
-type Outcome = 'cleaned up' | 'left' | `clean-up failed: ${string}`;
+type Outcome = 'cleaned up' | 'being finished' | 'left' | `clean-up failed: ${string}`;
 
 /**
  * Cleans up after the runs of a host that could not do so themselves: terminated, timed out or reset ones, whose workflow code
@@ -64,7 +72,7 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
     setCurrentDetails(describe(done));
   }
   for (const orphan of await findOrphanedLeases()) {
-    const outcome = dryRun ? 'left' : await unlessItFails(() => cleanUpLease({ leaseId: orphan.leaseId }));
+    const outcome = dryRun ? 'left' : await tryToEnd(cleanUpLease, host, orphan);
     done.orphanedLeases.push({ ...orphan, outcome });
     setCurrentDetails(describe(done));
   }
@@ -123,6 +131,24 @@ function tryToCleanUp(cleanUp: CleanUpActivities['cleanUp'], { jobId, runState }
     await cleanUp({ jobId });
     await jobSteps.closeJob({ jobId, status: 'failed', error: orphanError(runState) });
   });
+}
+
+async function tryToEnd(
+  cleanUpLease: CleanUpLeaseActivities['cleanUpLease'],
+  host: string,
+  { leaseId, purpose }: OrphanedLease,
+): Promise<Outcome> {
+  if (purpose !== 'delete' && purpose !== 'prune') return unlessItFails(() => cleanUpLease({ leaseId }));
+  try {
+    await startChild(FinishDeletion, {
+      workflowId: `finish-deletion/${leaseId}`,
+      args: [{ host, leaseId }],
+      parentClosePolicy: 'ABANDON', // merging may take hours, and other runs must not wait for it
+    });
+  } catch (error) {
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+  return 'being finished';
 }
 
 /** One run's trouble does not keep the others waiting. */

@@ -1,7 +1,11 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { addRepository } from '../../src/db/repositories.js';
+import { createMarker } from '../../src/repository/marker.js';
 import { makeSmallFileSystem, type SmallFileSystem } from '../support/small-file-system.js';
 import { until } from '../support/until.js';
-import { MiB, withStory, type Story } from './story.js';
+import { faultyId, MiB, withStory, type Story } from './story.js';
 
 /** A story whose repository is a small file system of its own. */
 async function withSmallRepository(
@@ -13,15 +17,37 @@ async function withSmallRepository(
     fileSystem = await makeSmallFileSystem(directory, 'repository', 160 * MiB); // 64 MiB must stay free
     return fileSystem.path;
   };
-  const beforeClose = async () => fileSystem?.remove();
+  const beforeClose = async () => {
+    await fileSystem?.thaw();
+    await fileSystem?.remove();
+  };
   await withStory(
     purpose,
     async (story) => {
       if (!fileSystem) throw new Error('Expected a file system');
       await tell(story, fileSystem);
     },
-    { makeRepository, beforeClose },
+    { makeRepository, beforeClose, stallTimeoutMs: 5_000 },
   );
+}
+
+/** A backup of another VM to another repository of the same host, which goes again so that the story is told with one. */
+async function expectOtherRepositoryWorks({ lab }: Story): Promise<void> {
+  const path = join(lab.directory, 'other');
+  await mkdir(path);
+  const { id } = await createMarker(path, 'other');
+  await addRepository(lab.database.db, { id, name: 'other', host: lab.config.host, path });
+  const vm = await lab.startVM('other', [{ key: 'root', sizeBytes: MiB }]);
+  await lab.backUp({ vm: 'other', repository: 'other' });
+  await vm.stop();
+  await lab.database.pool.query(`delete from vm_backup_contexts where repository_id = $1`, [id]);
+  await lab.database.pool.query(`delete from repositories where id = $1`, [id]);
+}
+
+/** Steps that were taken for dead: their heartbeats have stopped. */
+async function silentSteps({ lab }: Story): Promise<number> {
+  const { events } = await lab.client.workflow.getHandle(faultyId).fetchHistory();
+  return (events ?? []).filter(({ activityTaskTimedOutEventAttributes: timedOut }) => timedOut).length;
 }
 
 /** The clean-up has been tried, and could not be done. */
@@ -70,5 +96,39 @@ describe.concurrent('in the middle of a copy, the repository is', () => {
       await fileSystem.mount();
       await expect(handle.result()).rejects.toMatchObject({ cause: { type: 'RepositoryUnusable' } });
       await expectRecovered({ outcome: 'failed' });
+    }));
+});
+
+describe.concurrent('a repository whose file system hangs', () => {
+  test('before the copy: the backup fails with its path, and backups to another one go on meanwhile', () =>
+    withSmallRepository('repository hangs', async (story, fileSystem) => {
+      await fileSystem.freeze();
+      const handle = await story.startFaulty();
+      await expectOtherRepositoryWorks(story);
+      const message = expect.stringContaining(fileSystem.path) as string;
+      await expect(handle.result()).rejects.toMatchObject({ cause: { type: 'RepositoryUnusable', message } });
+      await fileSystem.thaw();
+      await story.expectRecovered({ outcome: 'none' });
+    }));
+
+  test('in the middle of a copy: it is ended as stalled, heartbeats go on, and it is made anew once it answers', () =>
+    withSmallRepository('repository hangs in copy', async (story, fileSystem) => {
+      const handle = await story.startFaulty();
+      await story.holdCopies();
+      await fileSystem.freeze();
+      story.vm.resume();
+      await expectOtherRepositoryWorks(story);
+      await until(
+        'a qemu-nbd that cannot be stopped',
+        async () => {
+          const { raw } = await handle.describe();
+          return raw.pendingActivities?.some(({ lastFailure }) => lastFailure?.message?.includes('SIGKILL'));
+        },
+        120_000,
+      );
+      await fileSystem.thaw();
+      await handle.result();
+      expect(await silentSteps(story)).toBe(0);
+      await story.expectRecovered({ outcome: 'complete' });
     }));
 });

@@ -122,7 +122,7 @@ async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstW
       await vm.write('root', MiB / 2, MiB, 0x22);
       await vm.zero('data', 0, MiB / 2);
       await keepWitness();
-      const input = { vm: 'vm', ...(quiesce && { quiesce }) };
+      const input = { vm: 'vm', repository: 'store', ...(quiesce && { quiesce }) };
       return lab.start(input, faultyId, workflowExecutionTimeout && { workflowExecutionTimeout });
     },
     holdCopies: () => holdCopies(lab, vm),

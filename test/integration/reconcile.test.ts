@@ -69,6 +69,31 @@ describe('ReconcileHost', () => {
     expect(await reconcile()).toMatchObject({ orphans: [] });
   });
 
+  test('gives back the leases of ended runs: a restore at once, a deletion by a workflow of its own', async () => {
+    await world.startVM('leased', [{ key: 'root', sizeBytes: MiB }]);
+    await world.backUp({ vm: 'leased' });
+    const lease = (purpose: string, mode: string) =>
+      world.database.pool.query(
+        `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
+         select gen_random_uuid(), id, $2, $1, $1 || '/leased', gen_random_uuid()::text from vm_backup_contexts where vm_name = 'leased'`,
+        [purpose, mode],
+      );
+    const leases = async () => (await world.database.pool.query(`select id from chain_leases`)).rowCount;
+    await lease('restore', 'shared');
+    expect(await reconcile(true)).toMatchObject({ orphanedLeases: [{ purpose: 'restore', outcome: 'left' }] });
+    expect(await leases()).toBe(1);
+    const [vm, runState] = ['leased', 'not known to the Temporal server any more'];
+    const restored = [{ vm, purpose: 'restore', workflowId: 'restore/leased', runState, outcome: 'cleaned up' }];
+    expect(await reconcile()).toMatchObject({ orphanedLeases: restored });
+    expect(await leases()).toBe(0);
+
+    await lease('delete', 'exclusive');
+    expect(await reconcile()).toMatchObject({ orphanedLeases: [{ vm, purpose: 'delete', outcome: 'being finished' }] });
+    await until('the deletion to be finished', async () => (await leases()) === 0);
+    expect(await reconcile()).toMatchObject({ orphanedLeases: [] });
+    expect((await world.backUp({ vm: 'leased' })).disks.map(({ type }) => type)).toEqual(['incremental']);
+  });
+
   test('leaves a backup alone that runs', async () => {
     const { vm, workflowId } = await hangingBackup('running');
     expect(await reconcile()).toMatchObject({ orphans: [] });

@@ -116,7 +116,7 @@ async function sealedFiles(lab: Lab): Promise<string[]> {
   return [...images, ...hashes, ...rows.map(({ directory, pointTime }) => manifestPath(directory, pointTime))];
 }
 
-const isBackupFile = (file: string) => !/(^|\/)(\.backupvm-repository\.json|filler|lost\+found)/.test(file);
+const isBackupFile = (file: string) => !/(^|\/)(\.backupvm-|filler|lost\+found)/.test(file);
 
 async function listeningPorts({ first, last }: { first: number; last: number }): Promise<number[]> {
   const lines = (await readFile('/proc/net/tcp', 'latin1')).split('\n').slice(1);

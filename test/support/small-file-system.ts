@@ -17,6 +17,9 @@ export interface SmallFileSystem {
   fillUp: () => Promise<void>;
   /** Undoes `fill` and `fillUp`. */
   empty: () => Promise<void>;
+  /** As a server that is gone: whoever writes hangs, and cannot be killed, until `thaw`. */
+  freeze: () => Promise<void>;
+  thaw: () => Promise<void>;
   remove: () => Promise<void>;
 }
 
@@ -51,6 +54,8 @@ export async function makeSmallFileSystem(
       await execa('dd', args, { reject: false });
     },
     empty: () => rm(join(path, 'filler')),
+    freeze: async () => void (await execa('fsfreeze', ['--freeze', path])),
+    thaw: async () => void (await execa('fsfreeze', ['--unfreeze', path], { reject: false })),
     async remove() {
       await unmount();
       await rm(image);
