@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { addBackupCommand } from './backup.js';
 import { usageError } from './command.js';
+import { addDeleteCommand } from './delete.js';
 import { addDevCommand } from './dev.js';
 import { exitCodes, reportFailure } from './failure.js';
 import { addHypervisorCommands } from './hypervisor.js';
@@ -11,6 +12,7 @@ import { addPolicyCommands } from './policy.js';
 import { addPruneCommand } from './prune.js';
 import { addReconcileCommand } from './reconcile.js';
 import { addRepositoryCommands } from './repository.js';
+import { addRestoreCommand } from './restore.js';
 import { addSetupCommand } from './setup.js';
 import type { Terminal } from './terminal.js';
 import { addVMCommands } from './vm.js';
@@ -52,10 +54,12 @@ export function createProgram(terminal: Terminal): Command {
   addRepositoryCommands(program, terminal);
   addVMCommands(program, terminal);
   addBackupCommand(program, terminal);
+  addRestoreCommand(program, terminal);
   addJobCommands(program, terminal);
   addPointCommands(program, terminal);
   addPolicyCommands(program, terminal);
   addPruneCommand(program, terminal);
+  addDeleteCommand(program, terminal);
   addReconcileCommand(program, terminal);
   return program;
 }
