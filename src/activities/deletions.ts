@@ -12,7 +12,7 @@ import type { DeletionPlan, Descendants, PlannedMerge } from '../domain/deletion
 import { BackupError } from '../domain/errors.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { messageOf } from '../domain/message-of.js';
-import { probeRepository } from '../repository/marker.js';
+import { probeRepository, requireRepository } from '../repository/marker.js';
 import { describeDeletion, type DeletedPoint } from './deletion-plan.js';
 import type { HostDependencies } from './dependencies.js';
 import { finishTombstones } from './finish-tombstones.js';
@@ -22,7 +22,6 @@ import { findTrouble } from './parent-files.js';
 import { ownDiskFile, type PointFolder } from './point-files.js';
 
 export function createDeletionActivities(dependencies: HostDependencies) {
-  const { db } = dependencies;
   return {
     /** Asks the host before anything is leased: whether the repository is there and can be written. */
     async probeDeletion(input: { contextId: string }): Promise<void> {
@@ -32,32 +31,9 @@ export function createDeletionActivities(dependencies: HostDependencies) {
       });
     },
 
-    /**
-     * Looks at everything that could keep restore points from being deleted, and then gives them their tombstones, in one
-     * transaction: from there on `finishDeletion` brings it to its end. Run again, it finds what it began.
-     * @throws BackupError Protected, HasDescendants, PointNotFound, PointDamaged, RepositoryFull, InUse: nothing was changed
-     */
-    async beginDeletion(input: {
-      leaseId: string;
-      /** Null: all of them, and the context itself. */
-      jobIds: string[] | null;
-      descendants: Descendants;
-    }): Promise<DeletedPoint[]> {
-      return heartbeating(async (signal) => {
-        const lease = await findChainLease(db, input.leaseId);
-        if (!lease) throw new TypeError(`Expected lease ${input.leaseId} on the restore points, found none`);
-        const begun = await findBegun(db, lease);
-        if (begun) return describeDeletion(db, begun);
-        const folder = await findFolder(dependencies, lease.contextId);
-        const jobIds = await choosePoints(db, lease.contextId, input.jobIds);
-        const plan = await lookUpPlan(db, { ...lease, jobIds, descendants: input.descendants });
-        await requireOwnFiles(db, folder, plan);
-        await requireMergeable(db, folder, plan.merges, signal);
-        const points = await describeDeletion(db, plan);
-        signal.throwIfAborted(); // the last moment at which nothing has happened
-        await tombstonePoints(db, { ...lease, deletesContext: input.jobIds === null }, plan);
-        return points;
-      });
+    /** `beginDeletion`, with heartbeats. */
+    async beginDeletion(input: BeginDeletionInput): Promise<DeletedPoint[]> {
+      return heartbeating((signal) => beginDeletion(dependencies, input, signal));
     },
 
     /** `finishDeletion`, with heartbeats. */
@@ -65,6 +41,40 @@ export function createDeletionActivities(dependencies: HostDependencies) {
       return heartbeating((signal) => finishDeletion(dependencies, input.leaseId, signal));
     },
   };
+}
+
+export interface BeginDeletionInput {
+  leaseId: string;
+  /** Null: all of them, and the context itself. */
+  jobIds: string[] | null;
+  descendants: Descendants;
+}
+
+/**
+ * Looks at everything that could keep restore points from being deleted, and then gives them their tombstones, in one
+ * transaction: from there on `finishDeletion` brings it to its end. Run again, it finds what it began.
+ * @throws BackupError Protected, HasDescendants, PointNotFound, PointDamaged, RepositoryFull, InUse: nothing was changed
+ */
+export async function beginDeletion(
+  dependencies: HostDependencies,
+  { leaseId, jobIds: chosen, descendants }: BeginDeletionInput,
+  signal: AbortSignal,
+): Promise<DeletedPoint[]> {
+  const { db } = dependencies;
+  const lease = await findChainLease(db, leaseId);
+  if (!lease) throw new TypeError(`Expected lease ${leaseId} on the restore points, found none`);
+  const begun = await findBegun(db, lease);
+  if (begun) return describeDeletion(db, begun);
+  const folder = await findFolder(dependencies, lease.contextId);
+  await requireRepository(folder.repository.path, folder.repository.id);
+  const jobIds = await choosePoints(db, lease.contextId, chosen);
+  const plan = await lookUpPlan(db, { ...lease, jobIds, descendants });
+  await requireOwnFiles(db, folder, plan);
+  await requireMergeable(db, folder, plan.merges, signal);
+  const points = await describeDeletion(db, plan);
+  signal.throwIfAborted(); // the last moment at which nothing has happened
+  await tombstonePoints(db, { ...lease, deletesContext: chosen === null }, plan);
+  return points;
 }
 
 /** What a deletion came to that is no failure. */

@@ -149,13 +149,15 @@ async function requireSameContent(db: Database, merging: Merging, signal: AbortS
 
 /** How many blocks of a file differ from the hashes beside another one; null where these are of no use and the files differ. */
 async function countDifferences(file: string, hashed: string, signal: AbortSignal): Promise<number | null> {
+  const hashesFile = hashesFilePath(hashed);
   try {
-    const request = { file, format: 'qcow2', hashesFile: hashesFilePath(hashed), signal } as const;
-    return (await compareBlockHashes(request)).differentBlocks;
+    if (await fileFacts(hashesFile)) {
+      return (await compareBlockHashes({ file, format: 'qcow2', hashesFile, signal })).differentBlocks;
+    }
   } catch (error) {
     if (!(error instanceof BackupError) || error.code !== 'PointDamaged') throw error;
-    return (await haveSameContent(file, hashed, signal)) ? 0 : null;
   }
+  return (await haveSameContent(file, hashed, signal)) ? 0 : null;
 }
 
 /** @throws BackupError PointDamaged, always */

@@ -82,6 +82,18 @@ export async function followWorkflow<Result, Told extends { key: string }, Disk 
   }
 }
 
+/** The same for a workflow that tells of no disks. */
+export async function followSteps<Result>(
+  terminal: Terminal,
+  temporal: Temporal,
+  handle: WorkflowHandle,
+  options: CommonOptions,
+  words: Pick<Following<never, DiskView>, 'title' | 'noun' | 'nothingMade'>,
+): Promise<Result> {
+  const noDisks = { measure: (disk: never) => disk, diskLine: () => '' };
+  return followWorkflow<Result, never, DiskView>(terminal, temporal, handle, options, { ...words, ...noDisks });
+}
+
 /** What a command says that does not wait for the end. `where` tells how to look at it. */
 export function describeStart(
   { workflowId, firstExecutionRunId }: WorkflowHandle & { firstExecutionRunId?: string },

@@ -15,7 +15,7 @@ interface ListOptions extends CommonOptions {
   limit: number;
 }
 
-const statuses: JobStatus[] = ['running', 'complete', 'failed', 'cancelled'];
+const statuses: JobStatus[] = ['running', 'complete', 'deleting', 'failed', 'cancelled'];
 
 export function addJobCommands(program: Command, terminal: Terminal): void {
   const group = addGroup(program, 'job', 'Look at backups: those that run, and those that ended');

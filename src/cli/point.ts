@@ -8,6 +8,7 @@ import { addCommand, addGroup, parseCount } from './command.js';
 import { withDatabase } from './connect.js';
 import { formatTable, formatTime, shortId } from './format.js';
 import { sum } from './job.js';
+import { addPointProtectionCommands } from './protect.js';
 import { describeJob, jobText } from './show-job.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 
@@ -37,6 +38,7 @@ export function addPointCommands(program: Command, terminal: Terminal): void {
         ...{ type: pointType(disks), diskCount: disks.length, sizeBytes: sum(disks.map((disk) => disk.sizeBytes)) },
         writtenBytes: sum(disks.map((disk) => disk.writtenBytes)),
         fileBytes: sum(disks.map((disk) => disk.fileBytes ?? 0)),
+        ...{ hold: job.hold, immutableUntil: job.immutableUntil },
       }));
       const rows = points.map((point) => [
         ...[shortId(point.id), point.vm, point.repository, formatTime(point.pointTime), point.type],
@@ -45,9 +47,10 @@ export function addPointCommands(program: Command, terminal: Terminal): void {
           String(point.diskCount),
           formatBytes(point.sizeBytes),
           formatBytes(point.fileBytes),
+          protectionOf(point),
         ],
       ]);
-      const headings = ['POINT', 'VM', 'REPOSITORY', 'TIME', 'TYPE', 'CONSISTENCY', 'DISKS', 'SIZE', 'FILES'];
+      const headings = ['POINT', 'VM', 'REPOSITORY', 'TIME', 'TYPE', 'CONSISTENCY', 'DISKS', 'SIZE', 'FILES', 'KEPT'];
       const table = { right: ['DISKS', 'SIZE', 'FILES'], colours: hasColours(terminal) };
       const text = rows.length === 0 ? 'No such restore point' : formatTable(headings, rows, table);
       print(terminal, options, { document: { points }, text });
@@ -59,6 +62,14 @@ export function addPointCommands(program: Command, terminal: Terminal): void {
       const point = await withDatabase(terminal, async (db) => describeJob(db, await findPoint(db, id)));
       print(terminal, options, { document: { point }, text: jobText(point, hasColours(terminal)) });
     });
+
+  addPointProtectionCommands(group, terminal);
+}
+
+/** What keeps this very point; others that need it may keep it, too. */
+function protectionOf({ hold, immutableUntil }: { hold: string | null; immutableUntil: Date | null }): string {
+  if (hold !== null) return 'held';
+  return immutableUntil !== null && immutableUntil > new Date() ? `until ${formatTime(immutableUntil)}` : '';
 }
 
 /** `mixed` where some disks are copied whole and others are not. */

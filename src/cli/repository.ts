@@ -10,6 +10,8 @@ import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup, parseName } from './command.js';
 import { withDatabase } from './connect.js';
 import { formatTable } from './format.js';
+import { addImportCommand } from './import-repository.js';
+import { addRepositoryProtectionCommand } from './protect.js';
 import { hasColours, print, type CommonOptions, type Output, type Terminal } from './terminal.js';
 
 interface AddOptions extends CommonOptions {
@@ -36,6 +38,8 @@ export function addRepositoryCommands(program: Command, terminal: Terminal): voi
       print(terminal, options, output);
     });
 
+  addImportCommand(group, terminal);
+
   addCommand(group, 'list', 'List the registered repositories', 'repository list').action(
     async (options: CommonOptions) => {
       const rows = await withDatabase(terminal, async (db, { host }) =>
@@ -43,8 +47,8 @@ export function addRepositoryCommands(program: Command, terminal: Terminal): voi
       );
       print(terminal, options, {
         document: {
-          repositories: rows.map(({ id, name, host, path, freeBytes, problem }) => ({
-            ...{ id, name, host, path },
+          repositories: rows.map(({ id, name, host, path, immutableUntil, freeBytes, problem }) => ({
+            ...{ id, name, host, path, immutableUntil },
             ...{ freeBytes, problem },
           })),
         },
@@ -52,6 +56,8 @@ export function addRepositoryCommands(program: Command, terminal: Terminal): voi
       });
     },
   );
+
+  addRepositoryProtectionCommand(group, terminal);
 }
 
 async function add(db: Database, config: Config, name: string, { path: given, host }: AddOptions): Promise<Output> {

@@ -4,10 +4,12 @@ import type { Queryable } from '../db/database.js';
 import { getDisk, listDisks } from '../db/disks.js';
 import { getHypervisor } from '../db/hypervisors.js';
 import type { JobListing } from '../db/jobs.js';
+import { listProtectionChanges } from '../db/protection.js';
 import { getRepository } from '../db/repositories.js';
 import { planReasons } from '../domain/plan.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { formatDuration, formatFields, formatTable, formatTime } from './format.js';
+import { protectionChangeText } from './protect.js';
 
 export type JobDescription = Awaited<ReturnType<typeof describeJob>>;
 
@@ -23,6 +25,8 @@ export async function describeJob(db: Queryable, { job, vm, repository }: JobLis
     repository: { name: repository, host, path: root },
     ...{ pointTime: job.pointTime, startedAt: job.startedAt, finishedAt: job.finishedAt },
     ...{ cleanUp: job.cleanUp, cleanUpError: job.cleanUpError },
+    ...{ hold: job.hold, immutableUntil: job.immutableUntil },
+    protectionChanges: await listProtectionChanges(db, { jobId: job.id, repositoryId: context.repositoryId }),
     ...{ workflowId: job.workflowId, runId: job.runId, warnings: job.warnings, error: job.error },
     disks: await Promise.all(
       disks.map(async (disk) => ({
@@ -54,6 +58,9 @@ export function jobText(job: JobDescription, colours: boolean): string {
     ['Started', `${formatTime(job.startedAt)}, ${job.finishedAt ? 'took' : 'runs for'} ${formatDuration(tookMs)}`],
     ['Workflow', `${job.workflowId}, run ${job.runId}`],
     ['Clean-up', job.cleanUpError === null ? job.cleanUp : `${job.cleanUp}: ${job.cleanUpError}`],
+    ...(job.hold === null ? [] : [['Held', job.hold] as const]),
+    ...(job.immutableUntil === null ? [] : [['Immutable until', formatTime(job.immutableUntil)] as const]),
+    ...job.protectionChanges.map((change) => [formatTime(change.changedAt), protectionChangeText(change)] as const),
     ...(job.error === null ? [] : [['Error', job.error] as const]),
     ...job.warnings.map((warning) => ['Warning', warning] as const),
   ]);
