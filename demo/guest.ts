@@ -90,11 +90,16 @@ export async function startGuest({ image, name, directory, disks, kvm }: GuestOp
     await destroy();
     throw error;
   }
+  return { ...attachToGuest(name, consoleLog), destroy };
+}
+
+/** A guest that somebody else has defined, such as a restore; its disks and its console's log stay when it is destroyed. */
+export function attachToGuest(name: string, consoleLog: string): Guest {
   return {
     name,
     run: (command) => runInGuest(name, command),
     waitUntilReady: () => untilReady(name, consoleLog),
-    destroy,
+    destroy: () => removeVM(name),
   };
 }
 

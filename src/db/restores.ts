@@ -11,7 +11,7 @@ export type NewRestoreDisk = Pick<RestoreDisk, 'backupDiskId' | 'path' | 'format
 
 /**
  * Inserts a restore with its disks, before anything is made.
- * @throws BackupError InUse when another restore writes to one of the paths; CopyFailed when its lease is gone
+ * @throws BackupError InUse when another restore writes to one of the paths; Cancelled when its lease is gone
  */
 export async function insertRestore(
   db: Database,
@@ -40,7 +40,7 @@ export async function insertRestore(
 
 /** What a late attempt is told whose restore has been cleaned up. */
 export function leaseGone(leaseId: string): BackupError {
-  return new BackupError('CopyFailed', `Expected the lease of restore ${leaseId}, found none: clean-up has been here`);
+  return new BackupError('Cancelled', `Expected the lease of restore ${leaseId}, found none: clean-up has been here`);
 }
 
 export async function findRestore(db: Queryable, leaseId: string): Promise<Restore | undefined> {
@@ -93,7 +93,7 @@ async function updateWhileWriting(db: Queryable, id: string, values: Partial<Res
 /**
  * Says that every disk is written: from here on the restore is finished, whatever happens. Where it replaces disks of a VM, what
  * the hypervisor recorded of them counts no more, in any repository: the next backups of them are fulls. Safe to repeat.
- * @throws BackupError CopyFailed when its lease is gone, or clean-up undoes it
+ * @throws BackupError Cancelled when its lease is gone, or clean-up undoes it
  */
 export async function beginPlacing(db: Database, { leaseId, target, hypervisorId, vmId }: Restore): Promise<void> {
   await db.transaction(async (tx) => {
