@@ -20,6 +20,8 @@ import { createSnapshotActivities } from './activities/snapshots.js';
 import { createSurveyActivities } from './activities/survey.js';
 import { createTransferActivities } from './activities/transfers.js';
 import { translateErrors } from './activities/translate-errors.js';
+import { createVerifyChainActivities } from './activities/verify-chain.js';
+import { createVerifyPlanActivities } from './activities/verify-plan.js';
 import type { Config } from './config/config.js';
 import { connectWorker } from './config/temporal.js';
 import { openDatabase, describeDatabaseFailure, type Database } from './db/database.js';
@@ -156,6 +158,7 @@ export async function createWorkers(
       ...createRestoreLookUpActivities({ db }),
       ...createDeletionPlanActivities({ db }),
       ...createPruneActivities({ db }),
+      ...createVerifyPlanActivities({ db }),
     };
     workers.push(await Worker.create({ ...common, ...workflowOptions, taskQueue: mainQueue, activities }));
   }
@@ -193,6 +196,7 @@ function controlActivities(dependencies: ReconcileDependencies) {
     ...createPlaceRestoreActivities(dependencies),
     ...createReconcileActivities(dependencies),
     ...createSurveyActivities(dependencies),
+    ...createVerifyChainActivities(dependencies),
   };
 }
 
@@ -202,6 +206,7 @@ function copyActivities(dependencies: ReconcileDependencies) {
     ...createTransferActivities(dependencies),
     ...createSealActivities(dependencies),
     ...createRestoreDiskActivities(dependencies),
+    ...createVerifyChainActivities(dependencies),
     ...createDeletionActivities(dependencies),
   };
 }

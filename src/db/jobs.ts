@@ -1,6 +1,7 @@
 import { and, desc, eq, inArray, or, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { exclusiveHolder, lockContext, type ChainHolder } from './chain-leases.js';
+import { inheritDamage } from './damage.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
 import { backupDisks, backupJobs, nbdExports, repositories, vmBackupContexts } from './schema.js';
 
@@ -174,6 +175,7 @@ export async function sealJob(db: Database, jobId: string, disks: readonly Seale
         })
         .where(eq(backupDisks.id, row.id));
     }
+    await inheritDamage(tx, jobId); // a verification may have found it since the plan was made
     await tx
       .update(backupJobs)
       .set({ status: 'complete', finishedAt: sql`now()` })

@@ -50,6 +50,15 @@ export interface RestoreDiskProgress {
   writtenBytes: number;
 }
 
+/** One disk's files from a full on; its key is the chain's. */
+export interface VerifyDiskProgress {
+  key: string;
+  target: string;
+  phase: 'planned' | 'verifying' | 'good' | 'damaged' | 'failed';
+  files: number;
+  fileBytes: number;
+}
+
 /** What every workflow on disks tells: what it is at, in a few words, and how far each disk is. */
 export interface Progress<Disk = { key: string }> {
   step: string;

@@ -14,6 +14,8 @@ import type { RestoreLookUpActivities } from '../activities/restore-look-up.js';
 import type { PruneActivities } from '../activities/prune.js';
 import type { SealActivities } from '../activities/seal.js';
 import type { SnapshotActivities } from '../activities/snapshots.js';
+import type { VerifyChainActivities } from '../activities/verify-chain.js';
+import type { VerifyPlanActivities } from '../activities/verify-plan.js';
 import type { TransferActivities } from '../activities/transfers.js';
 import { controlQueue, copyQueue } from './messages.js';
 
@@ -28,7 +30,12 @@ const toItsEnd = { cancellationType: 'WAIT_CANCELLATION_COMPLETED' } as const;
  * history for it. A database that is away for a while only delays them.
  */
 export const jobSteps = proxyLocalActivities<
-  JobActivities & ChainLeaseActivities & RestoreLookUpActivities & DeletionPlanActivities & PruneActivities
+  JobActivities &
+    ChainLeaseActivities &
+    RestoreLookUpActivities &
+    DeletionPlanActivities &
+    PruneActivities &
+    VerifyPlanActivities
 >({
   startToCloseTimeout: '30 seconds', // a query waits 10 s for a connection, and for the lock of the port table
   scheduleToCloseTimeout: '1 hour', // how long Postgres may be away
@@ -102,6 +109,29 @@ export function restoreDiskSteps(host: string, summary: string) {
     startToCloseTimeout: '7 days', // the largest disk over the slowest link
     heartbeatTimeout: '30 seconds',
     retry: { initialInterval: '5 seconds', maximumAttempts: 5 }, // what five clean files did not help is no passing trouble
+  });
+}
+
+/** Looks at the repository before anything is leased: tells an absent host from a slow one. */
+export function probeVerificationSteps(host: string) {
+  return proxyActivities<Pick<VerifyChainActivities, 'probeVerification'>>({
+    taskQueue: controlQueue(host),
+    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
+    startToCloseTimeout: '5 minutes', // the repository's file system may be slow, not dead
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 5 },
+  });
+}
+
+/** Reading the files of a chain, and comparing what they hold. Changes none, so it may be tried anew. */
+export function verifySteps(host: string, summary: string) {
+  return proxyActivities<Pick<VerifyChainActivities, 'verifyChain'>>({
+    ...toItsEnd,
+    summary,
+    taskQueue: copyQueue(host), // reads as much as a copy does
+    startToCloseTimeout: '7 days', // the longest chain of the largest disk
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 10, maximumInterval: '1 minute' },
   });
 }
 
