@@ -64,6 +64,7 @@ const moments: Partial<Record<string, Moment>> = {
     () =>
       pidsIn(runDir).length > 0, // it runs, and its identity is not recorded
   transferDisk: () => () => childNames().includes('nbdcopy'),
+  restoreDisk: () => () => childNames().includes('qemu-img'),
   stopExport:
     ({ runDir }) =>
     () =>

@@ -1,0 +1,100 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { expectContent, expectNoRestoreLeft, startRestore, targetDirectory } from '../support/restores.js';
+import { until } from '../support/until.js';
+import type { KillPoint } from './kill-point.js';
+import { withStory, type Story } from './story.js';
+
+const workflowId = 'restore-vm/vm/faulty';
+const names = ['vm-data.qcow2', 'vm-root.qcow2'];
+const at = (activity: string, phase: KillPoint['phase']): KillPoint => ({ workflowId, activity, phase });
+
+/** The restore that meets the fault, and what its disks have to hold. */
+async function begin({ lab, vm }: Story) {
+  const held = join(lab.directory, 'held');
+  for (const key of ['root', 'data']) await vm.read(key, `${held}-${key}`);
+  const directory = await targetDirectory(lab, 'out');
+  const handle = await startRestore(lab, { vm: 'vm', target: { kind: 'files', directory } }, workflowId);
+  return { directory, handle, held };
+}
+
+describe.concurrent('the worker of a restore is killed (SIGKILL)', () => {
+  test.for([
+    ['after', 'prepareRestore'],
+    ['during', 'restoreDisk'],
+    ['after', 'restoreDisk'],
+    ['during', 'placeRestore'],
+    ['after', 'placeRestore'],
+    ['during', 'cleanUpLease'],
+  ] as const)('%s %s: the next worker completes the same restore', ([phase, activity]) =>
+    withStory(
+      `restore, worker killed ${phase} ${activity}`,
+      async (story) => {
+        const { directory, handle, held } = await begin(story);
+        const { inTime } = await story.firstWorker.death();
+        if (activity === 'restoreDisk') expect(inTime).toBe(true);
+        for (const name of await readdir(directory)) {
+          if (activity === 'restoreDisk') expect(names).not.toContain(name); // nothing has its name before all are written
+        }
+        await story.startWorker();
+        const { disks } = await handle.result();
+        for (const disk of disks) await expectContent(disk, `${held}-${disk.key}`, join(story.lab.directory, 'raw'));
+        await expectNoRestoreLeft(story.lab, directory, names);
+      },
+      { killPoint: at(activity, phase) },
+    ),
+  );
+
+  test('in mid-write, and its workflow terminated: the next worker removes what was written before it polls', () =>
+    withStory(
+      'restore, killed and terminated',
+      async (story) => {
+        const { directory, handle } = await begin(story);
+        await story.firstWorker.death();
+        await handle.terminate('by the test');
+        await story.startWorker();
+        await expectNoRestoreLeft(story.lab, directory);
+      },
+      { killPoint: at('restoreDisk', 'during') },
+    ));
+
+  test('when all is written, and its workflow terminated: the next worker leaves all files or none', () =>
+    withStory(
+      'restore, killed as it is placed',
+      async (story) => {
+        const { directory, handle } = await begin(story);
+        await story.firstWorker.death();
+        await handle.terminate('by the test');
+        await story.startWorker();
+        const found = await readdir(directory);
+        await expectNoRestoreLeft(story.lab, directory, found.length === 0 ? [] : names);
+      },
+      { killPoint: at('placeRestore', 'during') },
+    ));
+});
+
+describe.concurrent('the workflow of a restore ends without its clean-up', () => {
+  test('terminated: ReconcileHost removes what was written, and gives the lease back', () =>
+    withStory('restore terminated', async (story) => {
+      const { pool } = story.lab.database;
+      const claims = await pool.connect();
+      await claims.query('begin');
+      await claims.query('lock table hosts in access exclusive mode'); // each disk looks first whether its host is its own
+      const { directory, handle } = await begin(story);
+      await until('the disks to begin', async () => {
+        const { raw } = await handle.describe();
+        const writing = (raw.pendingActivities ?? []).filter(
+          ({ activityType }) => activityType?.name === 'restoreDisk',
+        );
+        return writing.length === 2;
+      });
+      await handle.terminate('by the test');
+      await claims.query('rollback');
+      claims.release();
+      const { orphanedLeases } = await story.reconcile();
+      expect(orphanedLeases).toMatchObject([{ purpose: 'restore', runState: 'terminated', outcome: 'cleaned up' }]);
+      await until('the late attempts to end', async () => (await readdir(directory)).length === 0);
+      await expectNoRestoreLeft(story.lab, directory);
+    }));
+});
