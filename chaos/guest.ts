@@ -50,6 +50,19 @@ export async function startGuest(lab: Lab, name: string, random: Random): Promis
     }
   }
 
+  /** Starts it after a crash, and reads what the crash has left; killed meanwhile, it starts once more. */
+  async function startAnew(): Promise<Buffer[]> {
+    for (let attempt = 1; ; attempt += 1) {
+      await daemon.kill(); // one that lives, with a copy that reads from it, would not end in good order
+      try {
+        await daemon.restart();
+        return await readAll(lab, daemon, name, disks);
+      } catch (error) {
+        if (attempt === 20) throw error;
+      }
+    }
+  }
+
   const life = live();
   return {
     name,
@@ -62,9 +75,7 @@ export async function startGuest(lab: Lab, name: string, random: Random): Promis
       await inTurn(async () => {
         if (isStopped) return;
         await wait(downMs);
-        await daemon.kill(); // two crashes at once: one that lives, with a copy that reads from it, would not end in good order
-        await daemon.restart();
-        history.add({ contents: await readAll(lab, daemon, name, disks) });
+        history.add({ contents: await startAnew() });
       });
     },
     async stop() {

@@ -8,6 +8,12 @@ import type { Guest } from './guest.js';
 /** What is known of the restore points of one guest: each was found in the guest's history, whole, when it was sealed. */
 export interface Ledger {
   sealed: () => number;
+  /** Those that are there, oldest first. */
+  pointIds: () => Promise<string[]>;
+  /** Somebody is about to delete a point: it may go, now or later. */
+  mayGo: (jobId: string) => void;
+  /** The checksums of what a point's disks hold; undefined while it has not been looked at. */
+  witnessOf: (jobId: string) => string[] | undefined;
   /** A backup is about to begin. */
   begin: () => void;
   /** Looks at the points that were sealed since the last time. @returns what is wrong with them */
@@ -24,6 +30,7 @@ interface Point {
 
 export function startLedger(lab: Lab, guest: Guest): Ledger {
   const witnesses = new Map<string, string[]>();
+  const mayBeGone = new Set<string>();
   // A crash loses the bitmaps also of a point whose backup had begun.
   let [crashesAtBegin, crashesAtPoint] = [0, 0];
 
@@ -56,6 +63,9 @@ export function startLedger(lab: Lab, guest: Guest): Ledger {
 
   return {
     sealed: () => witnesses.size,
+    pointIds: async () => (await points()).map(({ jobId }) => jobId),
+    mayGo: (jobId) => void mayBeGone.add(jobId),
+    witnessOf: (jobId) => witnesses.get(jobId),
     begin: () => void (crashesAtBegin = guest.crashes()),
     async inspectNew() {
       const problems: string[] = [];
@@ -76,7 +86,7 @@ export function startLedger(lab: Lab, guest: Guest): Ledger {
     async inspectAll() {
       const all = await points();
       const problems = [...witnesses.keys()]
-        .filter((jobId) => !all.some((point) => point.jobId === jobId))
+        .filter((jobId) => !mayBeGone.has(jobId) && !all.some((point) => point.jobId === jobId))
         .map((jobId) => `${guest.name}: point ${jobId} is gone`);
       for (const point of all) {
         const now = await withRestored(point, checksums).catch((error: unknown) => [String(error)]);
@@ -89,7 +99,7 @@ export function startLedger(lab: Lab, guest: Guest): Ledger {
   };
 }
 
-async function checksums(files: readonly string[]): Promise<string[]> {
+export async function checksums(files: readonly string[]): Promise<string[]> {
   return Promise.all(
     files.map(async (file) =>
       createHash('sha256')

@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { openDatabase } from '../src/db/database.js';
@@ -7,10 +7,13 @@ import { startEmbeddedPostgres } from '../src/embedded/postgres.js';
 import { findTemporalCLI, startTemporalServer } from '../src/embedded/temporal.js';
 import { freePorts } from '../test/support/ports.js';
 import type { Servers } from '../test/support/lab.js';
+import { send } from './victims.js';
 
 /** A server that can be stopped and started again, with the same data at the same address. */
 export interface Restartable {
   stop: () => Promise<void>;
+  /** By SIGKILL: what it had not written is lost. */
+  kill: () => Promise<void>;
   start: () => Promise<void>;
 }
 
@@ -42,10 +45,18 @@ export async function startServices(): Promise<Services> {
     servers: { templateDatabaseUrl: runningPostgres.url, temporalAddress: runningTemporal.address },
     postgres: {
       stop: () => runningPostgres.stop(),
+      kill: async () => {
+        await killBy(['-D', directory]);
+        await runningPostgres.ended;
+      },
       start: async () => void (runningPostgres = await startPostgres()),
     },
     temporal: {
       stop: () => runningTemporal.stop(),
+      kill: async () => {
+        await killBy(['start-dev', directory]);
+        await runningTemporal.ended;
+      },
       start: async () => void (runningTemporal = await startTemporal()),
     },
     async close() {
@@ -54,6 +65,14 @@ export async function startServices(): Promise<Services> {
       await rm(directory, { recursive: true });
     },
   };
+}
+
+/** Kills the server whose command line holds these: our own, because one of them is our directory. */
+async function killBy(parts: readonly string[]): Promise<void> {
+  for (const entry of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+    const commandLine = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '');
+    if (parts.every((part) => commandLine.includes(part))) send(Number(entry));
+  }
 }
 
 const freePort = async () => (await freePorts(1)).first;

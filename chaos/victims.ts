@@ -1,52 +1,77 @@
 import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as wait } from 'node:timers/promises';
 import { ownProcesses } from '../test/support/end-state.js';
 import type { Lab } from '../test/support/lab.js';
 import type { Guest } from './guest.js';
 import type { Random } from './random.js';
 
-/** What can be killed, and how often each is chosen among its like. Of one guest's backup: */
-export const ofOneBackup = {
-  'qemu-nbd': 22,
-  nbdcopy: 18,
-  nbdkit: 12,
-  source: 10,
-  terminate: 10,
-  cancel: 10,
-  reset: 5,
+/** What can be killed, and how often each is among the cards that are dealt. Of one guest's workflows: */
+export const ofOneGuest = {
+  ...{ 'qemu-nbd': 5, nbdcopy: 4, nbdkit: 3, 'qemu-img': 2 },
+  ...{ source: 2, terminate: 3, cancel: 3, reset: 3 },
 } as const;
-/** What all backups need. A dead worker costs half a minute, until its heartbeats are missed. */
-export const ofAllBackups = { worker: 5, 'worker (SIGTERM)': 3, postgres: 3, temporal: 3 } as const;
-export type Kind = keyof typeof ofOneBackup | keyof typeof ofAllBackups;
+/** What all guests need. A dead worker costs half a minute, until its heartbeats are missed. */
+export const ofAllGuests = {
+  ...{ worker: 1, 'worker (SIGTERM)': 1, machine: 1 },
+  ...{ postgres: 1, 'postgres (SIGKILL)': 1, temporal: 1, 'temporal (SIGKILL)': 1 },
+} as const;
+export type Kind = keyof typeof ofOneGuest | keyof typeof ofAllGuests;
 
-export function chooseKind<K extends Kind>(weights: Readonly<Record<K, number>>, random: Random): K {
+/** Deals kinds in random order, each as often as it weighs, so that none is left out for long. */
+export interface Deck<K extends Kind> {
+  deal: () => K;
+  /** Of a card that found no victim: it comes again later. */
+  putBack: (kind: K) => void;
+}
+
+export function createDeck<K extends Kind>(weights: Readonly<Record<K, number>>, random: Random): Deck<K> {
   const kinds = Object.keys(weights) as K[];
-  return random.pick(kinds.flatMap((kind) => Array.from({ length: weights[kind] }, () => kind)));
+  const cards: K[] = [];
+  return {
+    deal() {
+      if (cards.length === 0) cards.push(...kinds.flatMap((kind) => Array.from({ length: weights[kind] }, () => kind)));
+      return cards.splice(random.between(0, cards.length - 1), 1)[0] ?? random.pick(kinds);
+    },
+    putBack: (kind) => void cards.push(kind),
+  };
 }
 
 /** Kills one process of a kind, a moment after it was seen. @returns false when there was none for a while */
-export async function killProgram(lab: Lab, program: string, random: Random): Promise<boolean> {
-  for (const deadline = Date.now() + 5_000; Date.now() < deadline; await wait(40)) {
-    const found = (await ownProcesses(lab)).filter((one) => one.program === program);
+export async function killProgram(lab: Lab, program: string, workerPid: number, random: Random): Promise<boolean> {
+  for (const deadline = Date.now() + 2_000; Date.now() < deadline; await wait(40)) {
+    const found = await victims(lab, program, workerPid);
     if (found.length === 0) continue;
-    const { pid } = random.pick(found);
+    const pid = random.pick(found);
     await wait(random.between(0, 60));
-    const isStillIt = (await ownProcesses(lab)).some((one) => one.pid === pid && one.program === program);
-    if (isStillIt && send(pid)) return true;
+    if ((await victims(lab, program, workerPid)).includes(pid) && send(pid)) return true;
   }
   return false;
 }
 
-function send(pid: number): boolean {
+async function victims(lab: Lab, program: string, workerPid: number): Promise<number[]> {
+  if (program === 'qemu-img') return childrenOf(workerPid, program); // our own looks at files are none
+  return (await ownProcesses(lab)).filter((one) => one.program === program).map(({ pid }) => pid);
+}
+
+async function childrenOf(parent: number, program: string): Promise<number[]> {
+  const text = await readFile(`/proc/${parent}/task/${parent}/children`, 'latin1').catch(() => '');
+  const children = text.split(' ').filter(Boolean);
+  const names = await Promise.all(children.map((pid) => readFile(`/proc/${pid}/comm`, 'latin1').catch(() => '')));
+  return children.filter((_, index) => names[index]?.trim() === program).map(Number);
+}
+
+/** Kills one process. @returns false when it went by itself */
+export function send(pid: number): boolean {
   try {
     process.kill(pid, 'SIGKILL');
     return true;
   } catch {
-    return false; // it went by itself
+    return false;
   }
 }
 
-/** Ends the workflow of a backup that runs, in one of the ways that Temporal knows. @returns false when none runs */
+/** Ends a workflow that runs, in one of the ways that Temporal knows. @returns false when the one that was chosen does not run */
 export async function endWorkflow(
   lab: Lab,
   kind: 'terminate' | 'cancel' | 'reset',
@@ -54,7 +79,8 @@ export async function endWorkflow(
   random: Random,
 ): Promise<boolean> {
   try {
-    const handle = lab.client.workflow.getHandle(workflowIdOf(random.pick(guests)));
+    const guest = random.pick(guests);
+    const handle = lab.client.workflow.getHandle(random.pick([backupIdOf(guest), backupIdOf(guest), careIdOf(guest)]));
     const { status, runId } = await handle.describe();
     if (status.name !== 'RUNNING') return false;
     if (kind === 'terminate') await handle.terminate('chaos');
@@ -66,7 +92,9 @@ export async function endWorkflow(
   }
 }
 
-export const workflowIdOf = (guest: Pick<Guest, 'name'>) => `backup-vm/${guest.name}`;
+export const backupIdOf = ({ name }: Pick<Guest, 'name'>) => `backup-vm/${name}`;
+/** Restores, verifications, deletions and prunes of one guest: one at a time. */
+export const careIdOf = ({ name }: Pick<Guest, 'name'>) => `care/${name}`;
 
 async function reset(lab: Lab, workflowId: string, runId: string, random: Random): Promise<void> {
   const { events } = await lab.client.workflow.getHandle(workflowId, runId).fetchHistory();

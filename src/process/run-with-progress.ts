@@ -3,7 +3,7 @@ import { createInterface } from 'node:readline';
 import { execa } from 'execa';
 import { BackupError } from '../domain/errors.js';
 import { identify, type ProcessIdentity } from './identity.js';
-import { toolMissing, type Outcome, type Program } from './run.js';
+import { toolMissing, unlessItHangs, type Outcome, type Program } from './run.js';
 
 /** The file descriptor on which the program reports. */
 export const progressFD = 3;
@@ -63,7 +63,8 @@ export async function runCommand(
       throw error;
     }
   }
-  const result = await child;
+  const result = await unlessItHangs(child, { signal });
+  if (!result) throw signal.reason; // it outlives SIGKILL, and holds its pipes
   if (child.pid !== undefined) await lastLineRead;
   signal.throwIfAborted();
   if (result.code === 'ENOENT' && result.exitCode === undefined) throw toolMissing('setpriv');

@@ -35,6 +35,8 @@ export interface Story {
   startFaulty: (options?: FaultyOptions) => Promise<BackupHandle>;
   /** Holds the faulty backup in the middle of its copies: none comes to its end until `vm.resume`. */
   holdCopies: () => Promise<void>;
+  /** The guest writes, and one more restore point is sealed. @returns its id */
+  addPoint: () => Promise<string>;
   reconcile: () => Promise<ReconcileHostResult>;
   /** See `expectRecovered`. */
   expectRecovered: (expected: Recovery) => Promise<void>;
@@ -48,6 +50,8 @@ export interface FaultyOptions {
 export interface Recovery {
   /** How the faulty backup ended, as the job's row says it; `none` where no job came to be. */
   outcome: 'complete' | 'failed' | 'cancelled' | 'none';
+  /** Restore points that are gone. */
+  deleted?: string[];
   /** Types of the next backup's disks. Default: incremental. */
   next?: 'full';
 }
@@ -62,8 +66,8 @@ export interface StoryOptions extends LabOptions {
 }
 
 const nothing: Leftovers = {
-  ...{ processes: [], leases: [], openPorts: [], source: [], openJobs: [] },
-  ...{ unfinished: [], strayFiles: [], scratch: [], run: [] },
+  ...{ processes: [], leases: [], chainLeases: [], openPorts: [], source: [], openJobs: [] },
+  ...{ tombstones: [], damageMarks: [], unfinished: [], strayFiles: [], scratch: [], run: [] },
 };
 
 /** Tells one story in a lab of its own, and clears it away. The full is sealed, by the first worker, when `tell` is called. */
@@ -97,7 +101,7 @@ export async function withStory(
 async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstWorker'>> {
   const vm = await lab.startVM('vm', disks);
   const witnesses: string[] = [];
-  const points: { witness: string; disks: { key: string; path: string }[] }[] = [];
+  const points: { jobId: string; witness: string; disks: { key: string; path: string }[] }[] = [];
 
   async function keepWitness(): Promise<string> {
     const directory = join(lab.directory, 'witnesses', String(witnesses.length));
@@ -109,7 +113,7 @@ async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstW
   async function backUp(workflowId: string): Promise<BackupVMResult> {
     const witness = await keepWitness();
     const result = await lab.backUp({ vm: 'vm' }, workflowId);
-    points.push({ witness, disks: result.disks });
+    points.push({ jobId: result.jobId, witness, disks: result.disks });
     return result;
   }
 
@@ -126,24 +130,31 @@ async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstW
       return lab.start(input, faultyId, workflowExecutionTimeout && { workflowExecutionTimeout });
     },
     holdCopies: () => holdCopies(lab, vm),
+    async addPoint() {
+      await vm.write('root', MiB / 4, MiB, 0x55 + points.length);
+      await vm.zero('data', MiB / 2, MiB / 4);
+      return (await backUp(`backup-vm/vm/${points.length}`)).jobId;
+    },
     reconcile: () =>
       lab.client.workflow.execute<(input: { host: string }) => Promise<ReconcileHostResult>>('ReconcileHost', {
         taskQueue: mainQueue,
         workflowId: `reconcile/${lab.config.host}`,
         args: [{ host: lab.config.host }],
       }),
-    async expectRecovered({ outcome, next }) {
+    async expectRecovered({ outcome, next, deleted = [] }) {
       await expectNothingLeft(lab);
       const faulty = await faultyJob(lab);
       expect(faulty?.status ?? 'none').toBe(outcome);
-      if (faulty?.status === 'complete') points.push({ witness: witnesses[1] ?? '', disks: faulty.disks });
+      if (faulty?.status === 'complete')
+        points.push({ jobId: faulty.jobId, witness: witnesses[1] ?? '', disks: faulty.disks });
 
       await vm.write('root', 2 * MiB, MiB / 4, 0x33);
       await vm.write('data', MiB / 4, MiB / 2, 0x44);
       const { disks: types } = await backUp('backup-vm/vm/next');
       expect(types.map(({ type }) => type)).toEqual(disks.map(() => next ?? 'incremental'));
       await expectNothingLeft(lab);
-      for (const point of points) await expectSameAsWitness(lab, point);
+      expect((await sealedJobs(lab)).filter((jobId) => deleted.includes(jobId))).toEqual([]);
+      for (const point of points) if (!deleted.includes(point.jobId)) await expectSameAsWitness(lab, point);
     },
   };
 }
@@ -169,17 +180,29 @@ async function expectSameAsWitness(
   }
 }
 
+async function sealedJobs({ database }: Lab): Promise<string[]> {
+  const { rows } = await database.pool.query<{ id: string }>(`select id from backup_jobs where status = 'complete'`);
+  return rows.map(({ id }) => id);
+}
+
 /** The last job of the faulty workflow: one that was reset to its start has another one before it. */
 async function faultyJob(
   lab: Lab,
-): Promise<{ status: Recovery['outcome']; disks: { key: string; path: string }[] } | undefined> {
-  const { rows } = await lab.database.pool.query<{ status: Recovery['outcome']; key: string | null; path: string }>(
-    `select j.status, d.disk_key as key, d.path from backup_jobs j left join backup_disks d on d.job_id = j.id
+): Promise<{ jobId: string; status: Recovery['outcome']; disks: { key: string; path: string }[] } | undefined> {
+  interface Row {
+    jobId: string;
+    status: Recovery['outcome'];
+    key: string | null;
+    path: string;
+  }
+  const { rows } = await lab.database.pool.query<Row>(
+    `select j.id as "jobId", j.status, d.disk_key as key, d.path from backup_jobs j left join backup_disks d on d.job_id = j.id
      where j.workflow_id = $1 and j.started_at = (select max(started_at) from backup_jobs where workflow_id = $1)`,
     [faultyId],
   );
   const last = rows.at(-1);
-  return last && { status: last.status, disks: rows.flatMap(({ key, path }) => (key === null ? [] : [{ key, path }])) };
+  const { jobId = '', status = 'none' } = last ?? {};
+  return last && { jobId, status, disks: rows.flatMap(({ key, path }) => (key === null ? [] : [{ key, path }])) };
 }
 
 /** Stops the storage daemon while a copy runs, nbdkit included: whoever reads from it waits, and the other disk's copy with it. */

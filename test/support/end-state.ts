@@ -12,12 +12,17 @@ export interface Leftovers {
   /** Command lines of qemu-nbd, nbdcopy, nbdkit, nbdinfo and the hasher that work for this lab. A zombie is dead. */
   processes: string[];
   leases: string[];
+  /** Leases on restore points, and the journals of restores and merges that hang on them. */
+  chainLeases: string[];
   /** Ports of the host's range that somebody listens on. */
   openPorts: number[];
   /** Nodes, exports, jobs and bitmaps at the source, but not the bitmaps that the next incrementals start from. */
   source: string[];
   /** Not closed, or not cleaned up. */
   openJobs: string[];
+  /** Tombstones of restore points whose files were to go, and disks that are marked as damaged. */
+  tombstones: string[];
+  damageMarks: string[];
   /** Rows that still speak of an unfinished file. */
   unfinished: string[];
   /** Files that no restore point has. */
@@ -42,11 +47,17 @@ export async function findLeftovers(lab: Lab): Promise<Leftovers> {
   return {
     processes: (await ownProcesses(lab)).map(({ commandLine }) => commandLine),
     leases: await column(`select port || ' of ' || export_name as value from nbd_exports`),
+    chainLeases: await column(
+      `select purpose || ' of ' || workflow_id as value from chain_leases
+       union all select 'restore ' || lease_id from restores union all select 'merge ' || id from merges`,
+    ),
     openPorts: await listeningPorts(config.nbdPorts),
     source: await sourceLeftovers(lab),
     openJobs: await column(
       `select id || ' ' || status as value from backup_jobs where status in ('running', 'aborting') or clean_up = 'pending'`,
     ),
+    tombstones: await column(`select id::text as value from backup_jobs where status = 'deleting'`),
+    damageMarks: await column(`select path || ': ' || damage as value from backup_disks where damage is not null`),
     unfinished: await column(`select attempt_path as value from backup_disks where attempt_path is not null`),
     strayFiles: files.filter((file) => isBackupFile(file) && !sealed.has(file)),
     scratch: await filesBelow(config.scratchDir),

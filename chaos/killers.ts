@@ -1,0 +1,100 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import { startWorkerProcess } from '../test/faults/worker-process.js';
+import { ownProcesses } from '../test/support/end-state.js';
+import { killed, patiently, type Run } from './run.js';
+import type { Restartable } from './services.js';
+import { createDeck, endWorkflow, killProgram, ofAllGuests, ofOneGuest, send, type Kind } from './victims.js';
+
+/** Several at once, so that what one of them has stopped, or waits for, keeps the others from nothing. */
+const killersOfOne = 4;
+const longestPauseOfOneMs = 600;
+/** Each costs all backups up to half a minute: with more of them, hardly any copy would run to be killed. */
+const longestPauseOfAllMs = 30_000;
+
+/** Kills until enough is killed. */
+export async function killAll(run: Run): Promise<void> {
+  const ofOne = Array.from({ length: killersOfOne }, () => killUntilEnough(run, ofOneGuest, longestPauseOfOneMs));
+  await Promise.all([...ofOne, killUntilEnough(run, ofAllGuests, longestPauseOfAllMs)]);
+}
+
+async function killUntilEnough<K extends Kind>(
+  run: Run,
+  weights: Readonly<Record<K, number>>,
+  longestPauseMs: number,
+): Promise<void> {
+  const deck = createDeck(weights, run.random);
+  while (killed(run) < run.wanted) {
+    const kind = deck.deal();
+    if (run.guests.length > 0 && (await kill(run, kind))) run.kills[kind] = (run.kills[kind] ?? 0) + 1;
+    else deck.putBack(kind);
+    const until = Date.now() + run.random.between(0, longestPauseMs);
+    while (Date.now() < until && killed(run) < run.wanted) await wait(100);
+  }
+}
+
+/** @returns whether something was killed */
+async function kill(run: Run, kind: Kind): Promise<boolean> {
+  const { lab, random, services, guests, worker } = run;
+  switch (kind) {
+    case 'worker':
+    case 'worker (SIGTERM)':
+      return restartWorker(run, kind);
+    case 'machine':
+      return restartMachine(run);
+    case 'postgres':
+    case 'postgres (SIGKILL)':
+      return outage(services.postgres, kind === 'postgres' ? 'stop' : 'kill', random.between(500, 6_000));
+    case 'temporal':
+    case 'temporal (SIGKILL)':
+      return outage(services.temporal, kind === 'temporal' ? 'stop' : 'kill', random.between(500, 6_000));
+    case 'terminate':
+    case 'cancel':
+    case 'reset':
+      return endWorkflow(lab, kind, guests, random);
+    case 'source':
+      await random.pick(guests).crash(random.between(0, 2_000));
+      return true;
+    default:
+      return worker !== undefined && killProgram(lab, kind, worker.pid, random);
+  }
+}
+
+/** One that ends by itself is a defect, and is started anew as a service manager would. */
+export async function startWorker(run: Run): Promise<void> {
+  const worker = await patiently(() => startWorkerProcess(run.lab, run.bundlePath));
+  run.worker = worker;
+  void worker.ended.then(async (how) => {
+    if (run.worker !== worker) return;
+    run.problems.push(`the worker ended by itself: ${how}`);
+    await startWorker(run);
+  });
+}
+
+async function restartWorker(run: Run, kind: 'worker' | 'worker (SIGTERM)'): Promise<boolean> {
+  const { worker } = run;
+  run.worker = undefined;
+  await (kind === 'worker' ? worker?.kill() : worker?.terminate());
+  await wait(run.random.between(0, 2_000));
+  await startWorker(run);
+  return worker !== undefined;
+}
+
+/** Everything of the host at once: its worker, what serves and copies, and all VMs. */
+async function restartMachine(run: Run): Promise<boolean> {
+  const { worker, lab, guests, random } = run;
+  run.worker = undefined;
+  const [downMs] = [random.between(0, 2_000)];
+  const crashes = guests.map((guest) => guest.crash(downMs));
+  await worker?.kill();
+  for (const { pid } of await ownProcesses(lab)) send(pid);
+  await Promise.all(crashes);
+  await startWorker(run);
+  return true;
+}
+
+async function outage(server: Restartable, how: 'stop' | 'kill', downMs: number): Promise<boolean> {
+  await server[how]();
+  await wait(downMs);
+  await patiently(() => server.start());
+  return true;
+}
