@@ -9,6 +9,7 @@ import {
   type ProtectionAuthor,
   type ProtectionChange,
 } from '../db/protection.js';
+import { BackupError } from '../domain/errors.js';
 import { addCommand } from './command.js';
 import { withDatabase } from './connect.js';
 import { formatTime, shortId } from './format.js';
@@ -19,7 +20,7 @@ interface ReasonOptions extends CommonOptions {
 }
 
 interface UntilOptions extends CommonOptions {
-  until: Date;
+  until: string;
   reason?: string;
 }
 
@@ -61,7 +62,8 @@ export function addPointProtectionCommands(group: Command, terminal: Terminal): 
       'Keep a restore point, and all that it needs, until a time; it cannot be shortened',
       'point immutable 3f2a91c0 --until 2027-01-01',
     ).argument('<id>', 'the id of a restore point, or the beginning of it'),
-  ).action(async (id: string, { until, reason, ...options }: UntilOptions) => {
+  ).action(async (id: string, { reason, ...options }: UntilOptions) => {
+    const until = parseUntil(options.until);
     await withDatabase(terminal, async (db) => {
       const { job } = await findPoint(db, { point: id });
       await extendPointImmutability(db, job.id, until, author(reason ?? null));
@@ -80,7 +82,8 @@ export function addRepositoryProtectionCommand(group: Command, terminal: Termina
       'Keep all restore points of a repository until a time; it cannot be shortened',
       'repository immutable main --until 2027-01-01',
     ).argument('<name>', 'the name of a registered repository'),
-  ).action(async (name: string, { until, reason, ...options }: UntilOptions) => {
+  ).action(async (name: string, { reason, ...options }: UntilOptions) => {
+    const until = parseUntil(options.until);
     await withDatabase(terminal, async (db) => {
       const { id } = await chooseRepository(db, name);
       await extendRepositoryImmutability(db, id, until, author(reason ?? null));
@@ -109,7 +112,7 @@ export function protectionChangeText({
 
 function addUntil(command: Command): Command {
   return command
-    .requiredOption('--until <time>', 'required; a date (00:00 UTC), or a time such as 2027-01-01T12:00Z', parseUntil)
+    .requiredOption('--until <time>', 'required; a date (00:00 UTC), or a time such as 2027-01-01T12:00Z')
     .option('--reason <text>', 'why, for the record', parseReason);
 }
 
@@ -118,8 +121,9 @@ function parseUntil(text: string): Date {
   const isTime = /^\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d))?$/.test(text);
   const time = new Date(text);
   if (isTime && !Number.isNaN(time.getTime())) return time;
-  throw new InvalidArgumentError(
-    'Expected a date such as 2027-01-01, or a time with its zone such as 2027-01-01T12:00Z.',
+  throw new BackupError(
+    'InvalidInput',
+    `Expected in --until a date such as 2027-01-01, or a time with its zone such as 2027-01-01T12:00Z, found '${text}'`,
   );
 }
 

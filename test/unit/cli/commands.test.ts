@@ -50,7 +50,7 @@ describe('bad command lines exit with 2 and a hint', () => {
     [['backup'], "missing required argument 'vm'"],
     [['job', 'list', 'surplus'], 'too many arguments'],
     [['job', 'list', '--limit', 'ten'], 'Expected a whole number from 1 to 10000'],
-    [['job', 'list', '--status', 'sealed'], 'Allowed choices are running, complete, failed, cancelled'],
+    [['job', 'list', '--status', 'sealed'], 'Allowed choices are running, complete, deleting, failed, cancelled'],
     [['hypervisor', 'add', 'a', '--kind', 'vsphere', '--uri', 'x'], 'Allowed choices are libvirt, qmp'],
     [['hypervisor', 'add', 'a\nb', '--kind', 'qmp', '--uri', 'x'], 'without control characters'],
     [['repository', 'add', 'x'.repeat(201), '--path', '/srv'], '1 to 200 characters'],
