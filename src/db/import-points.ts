@@ -67,7 +67,7 @@ async function insertContext(tx: Queryable, context: ImportedContext): Promise<v
     if (!isTaken) throw error;
     throw new BackupError(
       'AlreadyExists',
-      `Expected no backups of VM '${context.vmName}' (${context.vmId}) in this repository to be recorded under another context than ${context.id}, found some: it was backed up again before the import; delete those with 'backupvm delete --vm', or keep these as they are`,
+      `Expected no backups of VM '${context.vmName}' (${context.vmId}) in this repository to be recorded under another context than ${context.id}, found some: it was backed up again before the import; delete those by 'backupvm delete NAME --all', or keep these as they are`,
     );
   }
 }

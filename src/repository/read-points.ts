@@ -44,7 +44,7 @@ export async function readPoints(root: string, repositoryId: string, signal: Abo
     else if ('manifest' in read) points.push(foundPoint(path, read.manifest));
   }
   points.sort((a, b) => a.pointTime.getTime() - b.pointTime.getTime() || a.path.localeCompare(b.path));
-  const rules = [withoutTwins, ofOneContext, withParents];
+  const rules = [withoutTwins, ofOneVM, withParents];
   const good = rules.reduce((left, rule) => rule(left, problems), points);
   return { points: good, problems: problems.sort((a, b) => a.path.localeCompare(b.path)) };
 }
@@ -125,13 +125,11 @@ const withoutTwins = each(({ path, manifest: { jobId, disks } }, _good, all) => 
   return sharing && `expected ids of its own for its disks, found one in ${sharing.path} as well`;
 });
 
-/** A folder belongs to one VM in one repository. The oldest manifest says which. */
-const ofOneContext = each(({ directory, manifest: { contextId, vm } }, good) => {
+/** A folder belongs to one VM, and a context to one folder. The oldest manifest says which. */
+const ofOneVM = each(({ directory, manifest: { contextId, vm } }, good) => {
   const first = good.find((point) => point.directory === directory || point.manifest.contextId === contextId);
-  if (!first) return undefined;
-  const { manifest } = first;
-  if (first.directory === directory && manifest.contextId === contextId && manifest.vm.id === vm.id) return undefined;
-  return `expected VM ${manifest.vm.id}, context ${manifest.contextId}, in folder ${first.directory} as in ${first.path}; found VM ${vm.id}, context ${contextId}, in ${directory}`;
+  if (!first || (first.directory === directory && first.manifest.vm.id === vm.id)) return undefined;
+  return `expected VM ${first.manifest.vm.id} in folder ${first.directory} as in ${first.path}, found VM ${vm.id} in ${directory}`;
 });
 
 /** A point without all that it needs cannot be restored. */
