@@ -1,19 +1,19 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { once } from 'node:events';
 import { formatTable } from '../src/cli/format.js';
 import { openDatabase, type Database } from '../src/db/database.js';
 import { listDisks } from '../src/db/disks.js';
 import { listJobs } from '../src/db/jobs.js';
 import { formatBytes } from '../src/domain/format-bytes.js';
-import { kvmUsable, prepareGuestImage, startGuest, type Guest } from './guest.js';
+import { attachToGuest, kvmUsable, prepareGuestImage, startGuest, type Guest } from './guest.js';
 import { startLab, type Lab } from './lab.js';
 import { ensureLibvirtd } from './libvirtd.js';
 import { checksumInImage, checksumsInGuest, compareWithWitness, witnessed } from './witness.js';
 
-// The main job, whole, on real parts: a guest is backed up in full and incrementally while it runs, and both restore points
-// are compared with what its disks held.
+// The main job, whole, on real parts: a guest is backed up in full and incrementally while it runs, both restore points are
+// compared with what its disks held, and the last one becomes a new VM that boots and checks its files itself.
 
 const MiB = 1024 * 1024;
 const disks = [
@@ -47,7 +47,7 @@ try {
       exitCode = 1;
     });
   }
-  say('Stopped: the guest, the worker, Temporal, Postgres');
+  say('Stopped: the guests, the worker, Temporal, Postgres');
 }
 process.exit(exitCode);
 
@@ -80,9 +80,11 @@ async function demo(): Promise<void> {
   // The file systems are mounted with `discard`, so a deletion is a trim.
   await guest.run(`
     cd /mnt/vda && dd if=/dev/urandom of=database bs=64k count=40 seek=100 conv=notrunc && rm archive && seq 200000 >notes && sync
-    cd /mnt/vdb && dd if=/dev/zero of=pictures bs=1M count=8 seek=4 conv=notrunc && dd if=/dev/urandom of=new bs=1M count=3 && sync`);
+    cd /mnt/vdb && dd if=/dev/zero of=pictures bs=1M count=8 seek=4 conv=notrunc && dd if=/dev/urandom of=new bs=1M count=3
+    for disk in vda vdb; do cd /mnt/$disk && find . -type f ! -name ticks -exec sha256sum {} + >/tmp/sums && cp /tmp/sums SHA256SUMS; done; sync`);
   await backUpAndProve(lab, guest, 'incremental');
 
+  await restoreAndBoot(lab);
   await showResults(lab);
   if (keep) await waitForInterrupt();
 }
@@ -123,6 +125,30 @@ async function backUpAndProve(lab: Lab, guest: Guest, name: string): Promise<voi
   await rm(proof, { recursive: true });
 }
 
+/** The last restore point as a VM beside the one that it was taken of, which runs on. */
+async function restoreAndBoot(lab: Lab): Promise<void> {
+  const directory = join(lab.directory, 'restored');
+  await mkdir(directory);
+  const consoleLog = join(lab.directory, 'machines', 'web01-copy.console.log'); // as web01's, under its own name
+  const copy = attachToGuest('web01-copy', consoleLog);
+  undo.push(() => copy.destroy());
+  await lab.backupvm('verify', 'web01', '--level', 'content');
+  await lab.backupvm('restore', 'web01', '--as-vm', 'web01-copy', '--to', directory, '--start');
+  say('Booting web01-copy beside web01; it checks its files itself, and says so on its console');
+  await copy.waitUntilReady();
+  const said = await readFile(consoleLog, 'utf8');
+  const lines = said.split(/\r?\n/);
+  for (const line of lines.filter((text) => text.startsWith('./'))) console.log(`           web01-copy says: ${line}`);
+  for (const { target } of disks) {
+    if (!lines.includes(`GUEST-FILES-GOOD /mnt/${target}/SHA256SUMS`)) {
+      throw new Error(
+        `Expected web01-copy to find its files on ${target} as they were, its console says: ${said.slice(-2000)}`,
+      );
+    }
+  }
+  say('Proven: the restored VM runs beside the old one, and found all its files as they were');
+}
+
 async function latestDisks(db: Database) {
   const [latest] = await listJobs(db, { vm: 'web01', status: 'complete', limit: 1 });
   if (!latest) throw new Error('Expected a restore point of web01, found none');
@@ -159,7 +185,12 @@ async function showResults(lab: Lab): Promise<void> {
   console.log(`Web UI: ${lab.uiUrl}${keep ? '' : ' (gone in a moment; with `npm run demo -- --keep` it stays)'}`);
   const source = keep ? `. ${lab.envFile}` : 'with the file that `npm run demo -- --keep` names, as `. FILE`';
   console.log(`To try next, in another terminal: ${source}`);
-  for (const command of [start, 'npx backupvm point list', 'npx backupvm backup web01 --type full'])
+  for (const command of [
+    start,
+    'npx backupvm point list',
+    'npx backupvm backup web01 --type full',
+    'npx backupvm prune web01 --keep-last 1 --dry-run',
+  ])
     console.log(`  ${command}`);
   console.log();
 }
