@@ -21,7 +21,9 @@ interface BackupOptions extends CommonOptions {
   disk?: string[];
   quiesce?: string;
   onLostChangeId?: string;
+  maxChainLength?: number | string;
   maxParallelDisks?: number | string;
+  compare?: true;
   detach?: true;
 }
 
@@ -43,9 +45,13 @@ export function addBackupCommand(program: Command, terminal: Terminal): void {
     )
     .option('--quiesce <mode>', 'auto, require or off: freeze the file systems in the guest (default: auto)')
     .option('--on-lost-change-id <reaction>', 'full or fail: when the hypervisor forgot what changed (default: full)')
-    .option('--max-parallel-disks <count>', 'disks at a time (default: 4)', (text) =>
-      Number.isNaN(Number(text)) ? text : Number(text),
+    .option(
+      '--max-chain-length <count>',
+      'a full when a restore would read more files than this (default: no limit)',
+      readNumber,
     )
+    .option('--max-parallel-disks <count>', 'disks at a time (default: 4)', readNumber)
+    .option('--compare', 'compare each copy with its source before the snapshot is closed')
     .option('--detach', 'start it, and do not wait for its end')
     .action(async (vm: string, options: BackupOptions) => {
       const request = createRequest(vm, options);
@@ -72,10 +78,15 @@ export function addBackupCommand(program: Command, terminal: Terminal): void {
     });
 }
 
+/** What is no number stays as it was written, for the workflow's own check to name. */
+const readNumber = (text: string) => (Number.isNaN(Number(text)) ? text : Number(text));
+
 /** The workflow's input with only what was given. @throws BackupError InvalidInput, which names every problem at once */
 function createRequest(vm: string, options: BackupOptions): BackupVMRequest {
-  const { hypervisor, repository, type, disk: disks, quiesce, onLostChangeId, maxParallelDisks } = options;
-  const all = { vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxParallelDisks };
+  const { hypervisor, repository, type, disk: disks, quiesce, onLostChangeId, compare } = options;
+  const { maxChainLength, maxParallelDisks } = options;
+  const plan = { type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare };
+  const all = { vm, hypervisor, repository, ...plan };
   const request = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
   parseBackupVMInput(request);
   return request as unknown as BackupVMRequest;
@@ -96,7 +107,7 @@ async function startBackup(temporal: Temporal, request: BackupVMRequest): Promis
 export type BackupDiskView = DiskProgress & DiskView;
 
 function measure(disk: DiskProgress, heartbeat: DiskHeartbeat | undefined): BackupDiskView {
-  const current = disk.phase === 'copying' ? heartbeat : undefined;
+  const current = isRead(disk.phase) ? heartbeat : undefined;
   const isDone = disk.phase === 'copied' || disk.phase === 'complete';
   return {
     ...disk,
@@ -110,8 +121,11 @@ export function diskLine(disk: BackupDiskView): string {
   const { target, type, reason, phase, totalBytes } = disk;
   const plan = `${printable(target)}  ${type} (${describeReason(reason)})  ${phase}`;
   if (phase === 'copied' || phase === 'complete') return `${plan}  ${formatBytes(totalBytes)}`;
-  return phase === 'copying' && totalBytes > 0 ? `${plan}  ${shareDone(disk)}` : plan;
+  return isRead(phase) && totalBytes > 0 ? `${plan}  ${shareDone(disk)}` : plan;
 }
+
+/** Whether a step runs that says how far it is. */
+const isRead = (phase: string) => phase === 'copying' || phase === 'comparing';
 
 function describeResult(result: BackupVMResult, workflowId: string, colours: boolean): Output {
   const headings = ['DISK', 'TYPE', 'REASON', 'SIZE', 'CHANGED', 'WRITTEN', 'PATH'];

@@ -54,6 +54,22 @@ describe('the plan of BackupVM', () => {
     await expectSameContent(world, vm, next);
   });
 
+  test('a chain that has reached its longest length is followed by a full, from which the next one goes on', async () => {
+    const vm = await world.startVM('capped', [{ key: 'root', sizeBytes: MiB }]);
+    const reasons: unknown[] = [];
+    for (const pattern of [1, 2, 3, 4]) {
+      await vm.write('root', 0, 64 * 1024, pattern);
+      reasons.push(plans(await world.backUp({ vm: 'capped', maxChainLength: 2 })).root);
+    }
+    expect(reasons).toEqual([
+      'full: first_backup',
+      'incremental: parent_good',
+      'full: chain_cap',
+      'incremental: parent_good',
+    ]);
+    expect(plans(await world.backUp({ vm: 'capped' })).root).toBe('incremental: parent_good');
+  });
+
   test('a disk that was added becomes a full, the other goes on', async () => {
     const vm = await backedUpVM('added');
     await vm.stop();

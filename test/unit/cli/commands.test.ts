@@ -56,6 +56,7 @@ describe('bad command lines exit with 2 and a hint', () => {
     [['repository', 'add', 'x'.repeat(201), '--path', '/srv'], '1 to 200 characters'],
     [['backup', 'web01', '--type', 'partial'], `type: expected one of 'auto', 'full', 'incremental', found "partial"`],
     [['backup', 'web01', '--max-parallel-disks', 'many'], 'maxParallelDisks: expected a number, found "many"'],
+    [['backup', 'web01', '--max-chain-length', '0'], 'maxChainLength: expected 1 to 1000, found 0'],
     [['backup', 'x'.repeat(201)], 'at most 200 characters'],
     [['job', 'list'], 'DATABASE_URL: expected postgres://'],
   ])('%j', async (argv, message) => {
