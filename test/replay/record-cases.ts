@@ -4,6 +4,7 @@ import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { recordHistory } from '../../scripts/record-history.js';
 import type { BackupVMRequest } from '../../src/domain/backup-input.js';
+import { mainQueue } from '../../src/workflows/messages.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
 
@@ -138,4 +139,32 @@ test('refused: bad input, an unknown VM, a backup that is running already', asyn
   vm.resume();
   await recordFailed({ vm: 'web07' }, 'BackupAlreadyRunning', 'refused-already-running');
   await first.result();
+});
+
+test('ReconcileHost: nothing to do, a terminated backup, leases of ended runs', async () => {
+  const { host } = world.config;
+  const reconcile = async (caseName: string, input: object = {}) => {
+    const args = [{ host, ...input }];
+    const options = { taskQueue: mainQueue, workflowId: `reconcile/${host}`, args };
+    const handle = await world.client.workflow.start('ReconcileHost', options);
+    await handle.result();
+    await record(handle, caseName);
+  };
+  await reconcile('nothing-to-do');
+  const vm = await startVM('web08');
+  await world.backUp({ vm: 'web08' });
+  const handle = await world.start({ vm: 'web08', type: 'full' });
+  await untilCopyHangs({ name: 'web08', pause: vm.pause }, handle);
+  await handle.terminate('by the recording');
+  vm.resume();
+  await reconcile('dry-run-with-survey', { dryRun: true, survey: true });
+  await reconcile('cleaned-up');
+  await world.database.pool.query(
+    `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
+     select gen_random_uuid(), c.id, 'exclusive', 'delete', 'delete/web08', gen_random_uuid()::text
+     from vm_backup_contexts c where c.vm_name = 'web08'`,
+  );
+  await reconcile('deletion-being-finished');
+  const leases = async () => (await world.database.pool.query(`select 1 from chain_leases`)).rowCount;
+  await until('the deletion to be finished', async () => (await leases()) === 0);
 });

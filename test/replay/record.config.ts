@@ -4,7 +4,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     pool: 'forks',
-    include: ['test/replay/record-cases.ts'],
+    include: ['test/replay/record-*.ts'],
     globalSetup: ['test/support/servers.ts'],
     setupFiles: ['test/support/quiet.ts'],
     testTimeout: 120_000,

@@ -62,9 +62,29 @@ describe('the stored history', () => {
     ['refused-unknown-vm', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
     ['refused-already-running', 'MARKER_RECORDED', closed('FAILED')],
     ['refused-bad-input', closed('FAILED')],
-  ])('%s of BackupVM is what it is called', async (name, ...expected) => {
-    const { events } = await read(`BackupVM/${name}.json`);
-    const found = events.map(({ eventType }) => eventType.replace('EVENT_TYPE_', ''));
-    expect(found.filter((type, index) => expected.includes(type) && found.indexOf(type) === index)).toEqual(expected);
-  });
+  ])('%s of BackupVM is what it is called', (name, ...expected) => expectEvents(`BackupVM/${name}`, expected));
+
+  test.each([
+    ['files', closed('COMPLETED')],
+    ['waited-for-a-prune', 'TIMER_FIRED', closed('COMPLETED')],
+    ['cancelled-in-write', closed('CANCEL_REQUESTED'), 'ACTIVITY_TASK_CANCEL_REQUESTED', closed('CANCELED')],
+    ['failed-point-damaged', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
+    ['refused-file-exists', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
+  ])('%s of RestoreVM is what it is called', (name, ...expected) => expectEvents(`RestoreVM/${name}`, expected));
+
+  test.each([
+    ['nothing-to-do', closed('COMPLETED')],
+    ['dry-run-with-survey', closed('COMPLETED')],
+    ['cleaned-up', 'MARKER_RECORDED', closed('COMPLETED')],
+    ['deletion-being-finished', 'CHILD_WORKFLOW_EXECUTION_STARTED', closed('COMPLETED')],
+  ])('%s of ReconcileHost is what it is called', (name, ...expected) =>
+    expectEvents(`ReconcileHost/${name}`, expected),
+  );
 });
+
+/** These events, in this order of their first coming. */
+async function expectEvents(name: string, expected: readonly string[]): Promise<void> {
+  const { events } = await read(`${name}.json`);
+  const found = events.map(({ eventType }) => eventType.replace('EVENT_TYPE_', ''));
+  expect(found.filter((type, index) => expected.includes(type) && found.indexOf(type) === index)).toEqual(expected);
+}
