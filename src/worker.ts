@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import { createChainLeaseActivities } from './activities/chain-leases.js';
 import { createCleanUpLeaseActivities } from './activities/clean-up-lease.js';
 import { createCleanUpActivities } from './activities/clean-up.js';
+import { createCompareCopyActivities } from './activities/compare-copy.js';
 import { createDeletionPlanActivities } from './activities/deletion-plan.js';
 import { createDeletionActivities } from './activities/deletions.js';
 import { createExportActivities } from './activities/exports.js';
@@ -204,6 +205,7 @@ function controlActivities(dependencies: ReconcileDependencies) {
 function copyActivities(dependencies: ReconcileDependencies) {
   return {
     ...createTransferActivities(dependencies),
+    ...createCompareCopyActivities(dependencies),
     ...createSealActivities(dependencies),
     ...createRestoreDiskActivities(dependencies),
     ...createVerifyChainActivities(dependencies),

@@ -37,9 +37,16 @@ export function addJobCommands(program: Command, terminal: Terminal): void {
         ...{ id: job.id, vm, repository, status: job.status, pointTime: job.pointTime },
         ...{ startedAt: job.startedAt, finishedAt: job.finishedAt, diskCount: disks.length },
         ...{ writtenBytes: sum(disks.map((disk) => disk.writtenBytes)), error: job.error },
+        damaged: isDamaged(disks),
       }));
       const rows = jobs.map((job) => [
-        ...[shortId(job.id), job.vm, job.repository, job.status, formatTime(job.startedAt)],
+        ...[
+          shortId(job.id),
+          job.vm,
+          job.repository,
+          job.damaged ? `${job.status}, damaged` : job.status,
+          formatTime(job.startedAt),
+        ],
         formatDuration((job.finishedAt ?? new Date()).getTime() - job.startedAt.getTime()),
         ...[String(job.diskCount), formatBytes(job.writtenBytes)],
       ]);
@@ -55,6 +62,11 @@ export function addJobCommands(program: Command, terminal: Terminal): void {
       const job = await withDatabase(terminal, async (db) => describeJob(db, await findJobListing(db, id)));
       print(terminal, options, { document: { job }, text: jobText(job, hasColours(terminal)) });
     });
+}
+
+/** Whether a verification found damage of a job's disks, or of what they need. */
+export function isDamaged(disks: readonly { damage: string | null }[]): boolean {
+  return disks.some(({ damage }) => damage !== null);
 }
 
 /** The sum of some byte counts. */

@@ -1,13 +1,12 @@
 import type { Command } from 'commander';
 import { listDisksOfJobs, type BackupDisk } from '../db/disks.js';
-import { findJobListing, listJobs, type JobListing } from '../db/jobs.js';
-import type { Queryable } from '../db/database.js';
-import { BackupError } from '../domain/errors.js';
+import { listJobs } from '../db/jobs.js';
+import { findPoint } from '../db/points.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup, parseCount } from './command.js';
 import { withDatabase } from './connect.js';
 import { formatTable, formatTime, shortId } from './format.js';
-import { sum } from './job.js';
+import { isDamaged, sum } from './job.js';
 import { addPointProtectionCommands } from './protect.js';
 import { describeJob, jobText } from './show-job.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
@@ -38,7 +37,7 @@ export function addPointCommands(program: Command, terminal: Terminal): void {
         ...{ type: pointType(disks), diskCount: disks.length, sizeBytes: sum(disks.map((disk) => disk.sizeBytes)) },
         writtenBytes: sum(disks.map((disk) => disk.writtenBytes)),
         fileBytes: sum(disks.map((disk) => disk.fileBytes ?? 0)),
-        ...{ hold: job.hold, immutableUntil: job.immutableUntil },
+        ...{ hold: job.hold, immutableUntil: job.immutableUntil, damaged: isDamaged(disks) },
       }));
       const rows = points.map((point) => [
         ...[shortId(point.id), point.vm, point.repository, formatTime(point.pointTime), point.type],
@@ -48,9 +47,22 @@ export function addPointCommands(program: Command, terminal: Terminal): void {
           formatBytes(point.sizeBytes),
           formatBytes(point.fileBytes),
           protectionOf(point),
+          point.damaged ? 'damaged' : '',
         ],
       ]);
-      const headings = ['POINT', 'VM', 'REPOSITORY', 'TIME', 'TYPE', 'CONSISTENCY', 'DISKS', 'SIZE', 'FILES', 'KEPT'];
+      const headings = [
+        'POINT',
+        'VM',
+        'REPOSITORY',
+        'TIME',
+        'TYPE',
+        'CONSISTENCY',
+        'DISKS',
+        'SIZE',
+        'FILES',
+        'KEPT',
+        'FOUND',
+      ];
       const table = { right: ['DISKS', 'SIZE', 'FILES'], colours: hasColours(terminal) };
       const text = rows.length === 0 ? 'No such restore point' : formatTable(headings, rows, table);
       print(terminal, options, { document: { points }, text });
@@ -59,7 +71,10 @@ export function addPointCommands(program: Command, terminal: Terminal): void {
   addCommand(group, 'show', 'Show one restore point with its disks and files', 'point show 3f2a91c0')
     .argument('<id>', 'the id of a restore point, or the beginning of it')
     .action(async (id: string, options: CommonOptions) => {
-      const point = await withDatabase(terminal, async (db) => describeJob(db, await findPoint(db, id)));
+      const point = await withDatabase(terminal, async (db) => {
+        const { job, context, repository } = await findPoint(db, { point: id });
+        return describeJob(db, { job, vm: context.vmName, repository: repository.name });
+      });
       print(terminal, options, { document: { point }, text: jobText(point, hasColours(terminal)) });
     });
 
@@ -76,23 +91,4 @@ function protectionOf({ hold, immutableUntil }: { hold: string | null; immutable
 function pointType(disks: readonly BackupDisk[]): string {
   const types = new Set(disks.map(({ type }) => type));
   return types.size > 1 ? 'mixed' : ([...types][0] ?? '');
-}
-
-async function findPoint(db: Queryable, id: string): Promise<JobListing> {
-  let listing: JobListing;
-  try {
-    listing = await findJobListing(db, id);
-  } catch (error) {
-    if (!(error instanceof BackupError && error.code === 'JobNotFound')) throw error;
-    throw new BackupError(
-      'PointNotFound',
-      error.message.replace('one job', 'one restore point').replace('job list', 'point list'),
-    );
-  }
-  const { status } = listing.job;
-  if (status === 'complete') return listing;
-  throw new BackupError(
-    'PointNotFound',
-    `Expected restore point '${id}', found a job that is ${status}; see 'backupvm job show ${shortId(listing.job.id)}'`,
-  );
 }

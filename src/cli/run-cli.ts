@@ -15,6 +15,7 @@ import { addRepositoryCommands } from './repository.js';
 import { addRestoreCommand } from './restore.js';
 import { addSetupCommand } from './setup.js';
 import type { Terminal } from './terminal.js';
+import { addVerifyCommand } from './verify.js';
 import { addVMCommands } from './vm.js';
 import { addWorkerCommand } from './worker.js';
 
@@ -55,6 +56,7 @@ export function createProgram(terminal: Terminal): Command {
   addVMCommands(program, terminal);
   addBackupCommand(program, terminal);
   addRestoreCommand(program, terminal);
+  addVerifyCommand(program, terminal);
   addJobCommands(program, terminal);
   addPointCommands(program, terminal);
   addPolicyCommands(program, terminal);

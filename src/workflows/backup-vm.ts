@@ -85,7 +85,11 @@ async function backUp(
     requireRepositorySpace(targets.repositoryName, disks, plan.freeBytes);
 
     report.step('copying');
-    const copied = await copyDisks({ jobId, host, ports: plan.ports, onLostChangeId, report }, disks, maxParallelDisks);
+    const copied = await copyDisks(
+      { jobId, host, ports: plan.ports, onLostChangeId, compare: input.compare, report },
+      disks,
+      maxParallelDisks,
+    );
 
     report.step('closing the snapshot');
     await hostSteps(host, 'the last byte is copied').closeSnapshot({ jobId });

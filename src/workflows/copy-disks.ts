@@ -3,7 +3,7 @@ import type { OpenedDisk } from '../activities/snapshots.js';
 import type { TransferCounts } from '../activities/transfers.js';
 import { applicationFailureIn, mayBeRetried } from './failures.js';
 import type { Report } from './report.js';
-import { cleanUpSteps, copySteps, hostSteps, jobSteps } from './steps.js';
+import { cleanUpSteps, compareSteps, copySteps, hostSteps, jobSteps } from './steps.js';
 
 /** How often one disk is begun anew, from a clean file, before the backup fails. The snapshot stays open: it is the same moment. */
 const copyAttempts = 5;
@@ -19,6 +19,8 @@ export interface CopyRequest {
   host: string;
   ports: { first: number; last: number };
   onLostChangeId: 'full' | 'fail';
+  /** Whether each copy is compared with the open snapshot. */
+  compare: boolean;
   report: Report;
 }
 
@@ -89,7 +91,7 @@ async function copyDisk(context: CopyContext, disk: OpenedDisk): Promise<CopiedD
 }
 
 async function copyOnce(context: CopyContext, disk: OpenedDisk, takenPorts: number[]): Promise<CopiedDisk> {
-  const { jobId, host, onLostChangeId, report, inTurn } = context;
+  const { jobId, host, onLostChangeId, compare, report, inTurn } = context;
   const { diskId, key, target, dataBytes, changedBytes } = disk;
   await leasePort(context, disk, takenPorts);
   report.disk({ key, phase: 'starting' });
@@ -109,6 +111,10 @@ async function copyOnce(context: CopyContext, disk: OpenedDisk, takenPorts: numb
     await CancellationScope.nonCancellable(() =>
       cleanUpSteps(host, `stop qemu-nbd of ${target}`).stopExport({ diskId }),
     );
+  }
+  if (compare) {
+    report.disk({ ...copied, phase: 'comparing' });
+    await compareSteps(host, `compare ${target} with its source`).compareCopy({ jobId, diskId });
   }
   const { changedBytes: copiedBytes, writtenBytes } = copied;
   await inTurn(() => jobSteps.recordChangeId({ diskId, changedBytes: copiedBytes, writtenBytes }));

@@ -22,7 +22,8 @@ export const searchAttributes = {
   status: defineSearchAttributeKey('BackupStatus', 'KEYWORD'),
 };
 
-export type DiskPhase = 'planned' | 'waiting for a port' | 'starting' | 'copying' | 'copied' | 'complete' | 'failed';
+export type DiskPhase =
+  'planned' | 'waiting for a port' | 'starting' | 'copying' | 'comparing' | 'copied' | 'complete' | 'failed';
 
 export interface DiskProgress {
   key: string;

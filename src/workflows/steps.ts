@@ -2,6 +2,7 @@ import { proxyActivities, proxyLocalActivities } from '@temporalio/workflow';
 import type { ChainLeaseActivities } from '../activities/chain-leases.js';
 import type { CleanUpLeaseActivities } from '../activities/clean-up-lease.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
+import type { CompareCopyActivities } from '../activities/compare-copy.js';
 import type { DeletionPlanActivities } from '../activities/deletion-plan.js';
 import type { DeletionActivities } from '../activities/deletions.js';
 import type { ExportActivities } from '../activities/exports.js';
@@ -72,6 +73,18 @@ export function copySteps(host: string, summary: string) {
     summary,
     taskQueue: copyQueue(host),
     startToCloseTimeout: '7 days', // the largest disk over the slowest link
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 1 },
+  });
+}
+
+/** Comparing a copy with its source. Reads both; what differs is copied anew, so one that failed is not tried again as it is. */
+export function compareSteps(host: string, summary: string) {
+  return proxyActivities<CompareCopyActivities>({
+    ...toItsEnd,
+    summary,
+    taskQueue: copyQueue(host),
+    startToCloseTimeout: '7 days', // as the copy
     heartbeatTimeout: '30 seconds',
     retry: { maximumAttempts: 1 },
   });

@@ -149,7 +149,7 @@ describe('job and point', () => {
 
     const { stdout } = await backupvm('point', 'list');
     const [headings = '', ...lines] = stdout.trimEnd().split('\n');
-    expect(headings).toMatch(/^POINT +VM +REPOSITORY +TIME +TYPE +CONSISTENCY +DISKS +SIZE +FILES$/);
+    expect(headings).toMatch(/^POINT +VM +REPOSITORY +TIME +TYPE +CONSISTENCY +DISKS +SIZE +FILES +KEPT +FOUND$/);
     expect(lines[0]).toContain(incremental.slice(0, 8));
     expect(lines[0]).toMatch(
       /日本語 {2}main +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d {2}incremental {2}filesystem +1 +1\.0 GiB +64\.0 KiB$/,
@@ -184,7 +184,7 @@ describe('job and point', () => {
     expect((await backupvm('job', 'show', '')).stderr).toContain('several begin with it');
     expect(await backupvm('point', 'show', failed)).toMatchObject({
       exitCode: 3,
-      stderr: `Expected restore point '${failed}', found a job that is failed; see 'backupvm job show ${failed.slice(0, 8)}'\n`,
+      stderr: `Expected one restore point with the id '${failed}', found a job that is failed; see 'backupvm point list'\n`,
     });
     expect(JSON.parse((await backupvm('point', 'show', 'zz', '--json')).stderr)).toMatchObject({
       error: { code: 'PointNotFound', exitCode: 3 },
