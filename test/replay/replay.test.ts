@@ -80,6 +80,14 @@ describe('the stored history', () => {
   ])('%s of ReconcileHost is what it is called', (name, ...expected) =>
     expectEvents(`ReconcileHost/${name}`, expected),
   );
+
+  test.each([
+    ['PruneBackups/dry-run', 'MARKER_RECORDED', 'CHILD_WORKFLOW_EXECUTION_COMPLETED', closed('COMPLETED')],
+    ['PruneBackups/pruned', 'MARKER_RECORDED', 'CHILD_WORKFLOW_EXECUTION_COMPLETED', closed('COMPLETED')],
+    ['PruneBackups/refused-no-policy', 'MARKER_RECORDED', closed('FAILED')],
+    ['PruneVM/pruned', 'MARKER_RECORDED', 'ACTIVITY_TASK_COMPLETED', closed('COMPLETED')],
+    ['PruneVM/nothing-expired', 'MARKER_RECORDED', closed('COMPLETED')],
+  ])('%s is what it is called', (name, ...expected) => expectEvents(name, expected));
 });
 
 /** These events, in this order of their first coming. */
