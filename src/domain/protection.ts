@@ -71,9 +71,11 @@ function isFuture(time: Date | null, now: Date): time is Date {
 
 /** A point and all points that need it, directly or not. */
 function withDescendants(points: readonly PointProtection[], id: string): PointProtection[] {
-  const found = new Set<string>([id]);
-  for (const current of found) {
-    for (const { id: child, parentIds } of points) if (parentIds.includes(current)) found.add(child);
+  const children = new Map<string, string[]>(); // retention asks for each of thousands of points
+  for (const { id: child, parentIds } of points) {
+    for (const parent of parentIds) children.set(parent, [...(children.get(parent) ?? []), child]);
   }
+  const found = new Set<string>([id]);
+  for (const current of found) for (const child of children.get(current) ?? []) found.add(child);
   return points.filter((point) => found.has(point.id));
 }

@@ -42,7 +42,7 @@ export function requireKeepRule(policy: RetentionPolicy): void {
   );
 }
 
-/** `keep-last 3, keep-daily 7, days of Europe/Berlin` */
+/** `keep-last 3, keep-daily 7, time zone Europe/Berlin` */
 export function describePolicy(policy: RetentionPolicy): string {
   const rules = keepFields.flatMap((field) => {
     const found = policy[field];
