@@ -1,7 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { messageOf } from '../domain/message-of.js';
 import { draftPath, replaceFile } from './durable.js';
+import { readFile } from './file-system.js';
 import { removeFile } from './files.js';
 
 const sizeInBytes = z.int().nonnegative();

@@ -1,11 +1,12 @@
 import {
   ApplicationFailure,
-  ChildWorkflowFailure,
   executeChild,
   isCancellation,
   ParentClosePolicy,
+  TemporalFailure,
   workflowInfo,
 } from '@temporalio/workflow';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import type { PruneTargets } from '../activities/prune.js';
 import { BackupError } from '../domain/errors.js';
 import { parsePruneBackupsInput, type PruneBackupsRequest } from '../domain/prune-input.js';
@@ -106,14 +107,20 @@ async function pruneOne(input: {
     const kept = points.filter(({ decision }) => decision === 'keep').length;
     return { vm, contextId, policy, workflowId, kept, removed: points.length - kept, points, warnings, error: null };
   } catch (error) {
-    if (isCancellation(error) || !(error instanceof ChildWorkflowFailure)) throw error;
-    const failure = applicationFailureIn(error.cause);
-    const described = { code: failure?.type ?? 'Unexpected', message: messageOf(failure ?? error.cause) };
+    if (isCancellation(error) || !(error instanceof TemporalFailure)) throw error;
     return {
       ...{ vm, contextId, policy, workflowId, kept: 0, removed: 0, points: null, warnings: [] },
-      error: described,
+      error: describeFailure(error, workflowId),
     };
   }
+}
+
+function describeFailure(error: TemporalFailure, workflowId: string): { code: string; message: string } {
+  if (error instanceof WorkflowExecutionAlreadyStartedError) {
+    return { code: 'InUse', message: `Workflow '${workflowId}' of an earlier run goes on; wait for it` };
+  }
+  const failure = applicationFailureIn(error.cause);
+  return { code: failure?.type ?? 'Unexpected', message: messageOf(failure ?? error.cause) };
 }
 
 /** The points of so many VMs as one result can hold. */
