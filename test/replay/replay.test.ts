@@ -54,6 +54,7 @@ describe('the stored history', () => {
     ['incremental', closed('COMPLETED')],
     ['nothing-changed', closed('COMPLETED')],
     ['full-change-id-lost', closed('COMPLETED')],
+    ['compared', closed('COMPLETED')],
     ['waited-for-a-port', 'TIMER_FIRED', closed('COMPLETED')],
     ['copied-anew', 'ACTIVITY_TASK_FAILED', 'TIMER_FIRED', closed('COMPLETED')],
     ['cancelled-in-copy', closed('CANCEL_REQUESTED'), 'ACTIVITY_TASK_CANCEL_REQUESTED', closed('CANCELED')],
@@ -71,6 +72,15 @@ describe('the stored history', () => {
     ['failed-point-damaged', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
     ['refused-file-exists', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
   ])('%s of RestoreVM is what it is called', (name, ...expected) => expectEvents(`RestoreVM/${name}`, expected));
+
+  test.each([
+    ['good', closed('COMPLETED')],
+    ['damaged', closed('COMPLETED')],
+    ['waited-for-a-prune', 'TIMER_FIRED', closed('COMPLETED')],
+    ['cancelled-in-read', closed('CANCEL_REQUESTED'), 'ACTIVITY_TASK_CANCEL_REQUESTED', closed('CANCELED')],
+    ['refused-bad-input', closed('FAILED')],
+    ['refused-no-point', 'MARKER_RECORDED', closed('FAILED')],
+  ])('%s of VerifyBackup is what it is called', (name, ...expected) => expectEvents(`VerifyBackup/${name}`, expected));
 
   test.each([
     ['nothing-to-do', closed('COMPLETED')],
