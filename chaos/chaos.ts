@@ -99,7 +99,7 @@ async function main(): Promise<boolean> {
     await startWorker(run);
     const reconciling = reconcileAgainAndAgain(run, over.signal);
     const lives = Array.from({ length: lanes }, (_, number) => live(run, number + 1));
-    await Promise.all([killAll(run).finally(() => (run.isOver = true)), ...lives]);
+    await Promise.all([killAll(run), ...lives]);
     over.abort();
     await reconciling;
     return await conclude(run, seconds());

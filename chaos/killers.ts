@@ -3,7 +3,18 @@ import { startWorkerProcess } from '../test/faults/worker-process.js';
 import { ownProcesses } from '../test/support/end-state.js';
 import { killed, patiently, type Run } from './run.js';
 import type { Restartable } from './services.js';
-import { createDeck, endWorkflow, killProgram, ofAllGuests, ofOneGuest, send, type Kind } from './victims.js';
+import {
+  backupIdOf,
+  careIdOf,
+  createDeck,
+  endWorkflow,
+  killProgram,
+  ofAllGuests,
+  ofOneGuest,
+  send,
+  type Deck,
+  type Kind,
+} from './victims.js';
 
 /** Several at once, so that what one of them has stopped, or waits for, keeps the others from nothing. */
 const killersOfOne = 4;
@@ -11,18 +22,25 @@ const longestPauseOfOneMs = 600;
 /** Each costs all backups up to half a minute: with more of them, hardly any copy would run to be killed. */
 const longestPauseOfAllMs = 30_000;
 
-/** Kills until enough is killed. */
+/** Kills until enough is killed; then cancels what runs, so that nobody waits for the fifth attempt at a copy. */
 export async function killAll(run: Run): Promise<void> {
-  const ofOne = Array.from({ length: killersOfOne }, () => killUntilEnough(run, ofOneGuest, longestPauseOfOneMs));
-  await Promise.all([...ofOne, killUntilEnough(run, ofAllGuests, longestPauseOfAllMs)]);
+  const [one, all] = [createDeck(ofOneGuest, run.random), createDeck(ofAllGuests, run.random)];
+  const ofOne = Array.from({ length: killersOfOne }, () => killUntilEnough(run, one, longestPauseOfOneMs));
+  await Promise.all([...ofOne, killUntilEnough(run, all, longestPauseOfAllMs)]);
+  run.isOver = true;
+  const { workflow } = run.lab.client;
+  const ids = run.guests.flatMap((guest) => [backupIdOf(guest), careIdOf(guest)]);
+  await Promise.all(
+    ids.map((id) =>
+      workflow
+        .getHandle(id)
+        .cancel()
+        .catch(() => undefined),
+    ),
+  ); // it may not run
 }
 
-async function killUntilEnough<K extends Kind>(
-  run: Run,
-  weights: Readonly<Record<K, number>>,
-  longestPauseMs: number,
-): Promise<void> {
-  const deck = createDeck(weights, run.random);
+async function killUntilEnough<K extends Kind>(run: Run, deck: Deck<K>, longestPauseMs: number): Promise<void> {
   while (killed(run) < run.wanted) {
     const kind = deck.deal();
     if (run.guests.length > 0 && (await kill(run, kind))) run.kills[kind] = (run.kills[kind] ?? 0) + 1;

@@ -39,11 +39,11 @@ export function createDeck<K extends Kind>(weights: Readonly<Record<K, number>>,
 
 /** Kills one process of a kind, a moment after it was seen. @returns false when there was none for a while */
 export async function killProgram(lab: Lab, program: string, workerPid: number, random: Random): Promise<boolean> {
-  for (const deadline = Date.now() + 2_000; Date.now() < deadline; await wait(40)) {
+  for (const deadline = Date.now() + 5_000; Date.now() < deadline; await wait(20)) {
     const found = await victims(lab, program, workerPid);
     if (found.length === 0) continue;
     const pid = random.pick(found);
-    await wait(random.between(0, 60));
+    await wait(random.between(0, 20)); // a copy of these disks takes about 100 ms
     if ((await victims(lab, program, workerPid)).includes(pid) && send(pid)) return true;
   }
   return false;

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { addRepository } from '../../src/db/repositories.js';
 import { createMarker } from '../../src/repository/marker.js';
+import { progressQuery, searchAttributes } from '../../src/workflows/messages.js';
 import { makeSmallFileSystem, type SmallFileSystem } from '../support/small-file-system.js';
 import { until } from '../support/until.js';
 import { faultyId, MiB, withStory, type Story } from './story.js';
@@ -84,7 +85,7 @@ describe.concurrent('in the middle of a copy, the repository is', () => {
       await expectRecovered({ outcome: 'failed' });
     }));
 
-  test('read-only: the backup fails, and clean-up waits until it can remove its files', () =>
+  test('read-only: the backup fails, and clean-up waits, shown as pending, until it can remove its files', () =>
     withSmallRepository('repository read-only', async (story, fileSystem) => {
       const { vm, startFaulty, holdCopies, expectRecovered } = story;
       const handle = await startFaulty();
@@ -92,6 +93,15 @@ describe.concurrent('in the middle of a copy, the repository is', () => {
       await fileSystem.remount('abort'); // as after an error of the disk; `ro` is refused while files are open for writing
       vm.resume();
       await untilCleanUpWaits(story);
+      await until(
+        'the status that lists show',
+        async () => {
+          const { typedSearchAttributes } = await handle.describe();
+          return typedSearchAttributes.get(searchAttributes.status) === 'clean-up pending';
+        },
+        240_000,
+      );
+      expect((await handle.query(progressQuery)).step).toContain('clean-up is pending');
       await fileSystem.unmount();
       await fileSystem.mount();
       await expect(handle.result()).rejects.toMatchObject({ cause: { type: 'RepositoryUnusable' } });
