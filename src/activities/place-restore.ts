@@ -158,8 +158,12 @@ async function giveName(file: string, name: string): Promise<void> {
   } catch (error) {
     const code = errorCodeOf(error);
     if (code === 'EPERM' || code === 'ENOTSUP' || code === 'EOPNOTSUPP') return rename(file, name);
-    const isDone = code === 'EEXIST' && (await fileAt(name))?.ino === (await fileAt(file))?.ino;
-    if (!isDone) throw error;
+    if (code !== 'EEXIST') throw error;
+    if ((await fileAt(name))?.ino === (await fileAt(file))?.ino) return;
+    throw new BackupError(
+      'AlreadyExists',
+      `Expected no file ${name}, found one that somebody made as the restored disk was to get its name; move it away`,
+    );
   }
 }
 

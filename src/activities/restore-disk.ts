@@ -17,6 +17,7 @@ import { compareBlockHashes } from '../hashes/hash-disk.js';
 import { stopProcess } from '../process/identity.js';
 import { convertImage, dataBytesOf } from '../qemu/convert.js';
 import { syncFile } from '../repository/durable.js';
+import { errorCodeOf } from '../repository/file-errors.js';
 import { insideRepository } from '../repository/files.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
@@ -88,12 +89,13 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
           if (!(await recordWriter(db, id, writer))) throw leaseGone(leaseId);
         },
       });
+      await likeTheOldOne(attemptPath, path);
+      await syncFile(attemptPath);
     } catch (error) {
       await rm(attemptPath, { force: true }); // clean-up may have been here before this attempt made it
-      throw error;
+      if (!['ENOSPC', 'EDQUOT'].includes(errorCodeOf(error) ?? '')) throw error;
+      throw new BackupError('TargetFull', `No space was left for ${attemptPath}; free some, or restore elsewhere`);
     }
-    await likeTheOldOne(attemptPath, path);
-    await syncFile(attemptPath);
   }
 
   async function verify(

@@ -1,4 +1,6 @@
+import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { expect } from 'vitest';
 import { normalizeExtents, type Extent } from '../../src/domain/extents.js';
 import { runOrThrow } from '../../src/process/run.js';
 import type { Source } from '../../src/sources/source.js';
@@ -33,4 +35,20 @@ export function granulesOf(extents: readonly Extent[], sizeBytes: number): Exten
 export async function readExport(uri: string, file: string): Promise<Buffer> {
   await runOrThrow('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', uri, file], { timeoutMs: 60_000 });
   return readFile(file);
+}
+
+/** A connector that defines VMs knows the images of one that runs; another one says that it does not. */
+export async function expectImages({ source, disks }: SourceFixture, vmId: string): Promise<void> {
+  const signal = AbortSignal.timeout(60_000);
+  if (!source.definesVMs) {
+    await expect(source.listImages(vmId, signal)).rejects.toMatchObject({ code: 'SourceFailed' });
+    await expect(source.startVM(vmId, signal)).rejects.toMatchObject({ code: 'SourceFailed' });
+    return;
+  }
+  const images = await source.listImages(vmId, signal);
+  expect([images.hasSavedState, images.state]).toEqual([false, 'running']);
+  expect(images.disks.map(({ key }) => key).sort()).toEqual(disks.map(({ key }) => key).sort());
+  for (const { file, format } of images.disks) expect([file?.startsWith('/'), format]).toEqual([true, 'qcow2']);
+  await expect(source.listImages(randomUUID(), signal)).rejects.toMatchObject({ code: 'VMNotFound' });
+  await source.undefineVM(randomUUID(), signal); // one that is not known is success
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { firstUncovered, normalizeExtents, type Extent } from '../../src/domain/extents.js';
 import { changeIdOf, type OpenSnapshot, type SnapshotDisk, type Source } from '../../src/sources/source.js';
-import { granularityBytes, granulesOf, readExport, type SourceFixture } from './source-fixture.js';
+import { expectImages, granularityBytes, granulesOf, readExport, type SourceFixture } from './source-fixture.js';
 
 const KiB = 1024;
 
@@ -85,6 +85,8 @@ export function describeSourceContract(name: string, makeFixture: () => Promise<
     }
 
     describe('what it lists', () => {
+      test('tells the images of a VM, or says that it can tell none', () => expectImages(fixture, vmId));
+
       test('the VM is listed, by name in order, and described with its disks', async () => {
         const vms = await source.listVMs(signal);
         const names = vms.map((vm) => vm.name);

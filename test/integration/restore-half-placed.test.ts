@@ -115,7 +115,10 @@ test('a file that somebody else made meanwhile under the name is not overwritten
   const half = await halfDone(false);
   await decide(half);
   await writeFile(half.path, 'theirs');
-  await expect(cleanUp(half)).rejects.toMatchObject({ code: 'CleanUpFailed' });
+  await expect(cleanUp(half)).rejects.toMatchObject({
+    code: 'CleanUpFailed',
+    message: expect.stringContaining('move it away') as string,
+  });
   expect(await readFile(half.path, 'utf8')).toBe('theirs');
   await rename(half.path, join(half.directory, 'theirs'));
   await cleanUp(half);

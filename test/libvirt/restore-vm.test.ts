@@ -16,6 +16,8 @@ import { expectUntouchedGuest, plansOf } from './libvirt-backup.js';
 const MiB = 1024 * 1024;
 const root: BiosDisk = { key: 'root-serial', target: 'vda', sizeBytes: 4 * MiB };
 const data: BiosDisk = { key: 'vdb', target: 'vdb', sizeBytes: 2 * MiB + 512, format: 'raw' };
+const more: BiosDisk = { key: 'vdc', target: 'vdc', sizeBytes: 1 * MiB };
+const all = [root, data, more];
 const extraXml = `<disk type='file' device='cdrom'><target dev='hda' bus='ide'/><readonly/></disk>
   <interface type='user'><mac address='52:54:00:12:34:56'/></interface>`;
 const newName = () => `backupvm-test-copy ${randomUUID().slice(0, 8)} it's <2> & "ö"`;
@@ -29,7 +31,7 @@ let copies: string[] = [];
 
 beforeAll(async () => {
   world = await createWorld('libvirt-restore-vm', { hypervisor: 'libvirt' });
-  vm = await startBiosDomain([root, data], extraXml);
+  vm = await startBiosDomain(all, extraXml);
   await vm.guestIO('root-serial', 'write -P 0x11 0 1M');
   await vm.guestIO('vdb', 'write -P 0x22 2M 512');
   const { jobId, disks } = await world.backUp({ vm: vm.name });
@@ -103,7 +105,7 @@ test('a VM that has the name is refused, and replaced when it is told to', async
   expect((await virsh('domuuid', name)).trim()).toBe(second?.id);
   expect(await virsh('list', '--all', '--uuid')).not.toContain(first?.id);
   await expectHeld(await imagesOf(name));
-  expect((await readdir(directory)).length).toBe(2);
+  expect((await readdir(directory)).length).toBe(3);
 });
 
 test('what is undone after the VM was defined leaves neither VM nor files', async () => {
@@ -144,26 +146,34 @@ test('a VM that is saved in mid-run, and a disk that the VM has no more, are ref
       type: 'DiskNotFound',
     });
   } finally {
-    await vm.define([root, data]);
+    await vm.define(all);
     await virsh('start', vm.vmId);
   }
 });
 
-test('one disk in place, also one whose file is lost: the others stay, and both next backups are right', async () => {
+test('some disks in place, also one whose file is lost: the others stay, and both next backups are right', async () => {
   await vm.guestIO('root-serial', 'write -P 0x77 0 64k');
   await virsh('destroy', vm.vmId);
   await rm(vm.imageOf('vdb'));
   const before = await stat(vm.imageOf('root-serial'));
-  await restoreVM(world, { point: pointId, disks: ['vdb'], target: { kind: 'in-place' } });
+  await restoreVM(world, { point: pointId, disks: ['vdb', 'vdc'], target: { kind: 'in-place' } });
   expect((await stat(vm.imageOf('root-serial'))).ino).toBe(before.ino);
   const info = await runOrThrow('qemu-img', ['info', vm.imageOf('vdb')], { timeoutMs: 30_000 });
   expect(info.stdout).toContain('file format: raw');
   await virsh('start', vm.vmId);
   const next = await world.backUp({ vm: vm.name });
-  expect(plansOf(next)['vdb']).toBe('full: restored_in_place');
+  expect(plansOf(next)).toEqual({
+    'root-serial': 'full: change_id_lost', // its checkpoint was that of the others, too
+    vdb: 'full: restored_in_place',
+    vdc: 'full: restored_in_place',
+  });
   await vm.guestIO('root-serial', 'write -P 0x78 0 64k');
   const after = await world.backUp({ vm: vm.name });
-  expect(plansOf(after)['root-serial']).toBe('incremental: parent_good');
+  expect(plansOf(after)).toEqual({
+    'root-serial': 'incremental: parent_good',
+    vdb: 'full: no_change_tracking',
+    vdc: 'incremental: parent_good',
+  });
   const raw = join(world.directory, 'after.raw');
   await restore(join(world.repository.path, after.disks[0]?.path ?? ''), raw);
   await runOrThrow('qemu-io', ['-f', 'raw', '-c', 'read -P 0x78 0 64k', raw], { timeoutMs: 30_000 });
