@@ -1,4 +1,3 @@
-import { statfs } from 'node:fs/promises';
 import { findChainLease, recordLeaseTrouble, releaseChainLease, type ChainLease } from '../db/chain-leases.js';
 import { getContext } from '../db/contexts.js';
 import type { Database } from '../db/database.js';
@@ -12,6 +11,7 @@ import type { DeletionPlan, Descendants, PlannedMerge } from '../domain/deletion
 import { BackupError } from '../domain/errors.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { messageOf } from '../domain/message-of.js';
+import { statfs } from '../repository/file-system.js';
 import { probeRepository, requireRepository } from '../repository/marker.js';
 import { describeDeletion, type DeletedPoint } from './deletion-plan.js';
 import type { HostDependencies } from './dependencies.js';

@@ -1,4 +1,3 @@
-import { rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Database } from '../db/database.js';
 import { getDisk, listChain, listDisks, type BackupDisk } from '../db/disks.js';
@@ -12,6 +11,7 @@ import { stopProcess } from '../process/identity.js';
 import { commitImage, haveSameContent } from '../qemu/commit-image.js';
 import { checkImage } from '../qemu/qemu-img.js';
 import { syncDirectory, syncFile } from '../repository/durable.js';
+import { rename } from '../repository/file-system.js';
 import { fileChecksum, fileFacts } from '../repository/files.js';
 import { writeManifest, type ManifestDisk } from '../repository/manifest.js';
 import type { HostDependencies } from './dependencies.js';

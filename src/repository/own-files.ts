@@ -1,7 +1,7 @@
-import { lstat, realpath } from 'node:fs/promises';
 import { dirname, relative } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { errorCodeOf } from './file-errors.js';
+import { lstat, realpath } from './file-system.js';
 import { insideRepository } from './files.js';
 
 /**
