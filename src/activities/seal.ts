@@ -1,12 +1,13 @@
 import { basename } from 'node:path';
+import type { Database } from '../db/database.js';
 import { getDisk, listDisks, type BackupDisk } from '../db/disks.js';
-import { sealJob, type SealedDisk } from '../db/jobs.js';
+import { findJob, sealJob, type SealedDisk } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
 import { hashesFilePath, manifestPath } from '../domain/names.js';
-import { writeBlockHashes } from '../hashes/hash-disk.js';
+import { removeHashes, writeBlockHashes } from '../hashes/hash-disk.js';
 import { checkImage, imageInfo } from '../qemu/qemu-img.js';
-import { fileChecksum, fileFacts, insideRepository, moveIntoPlace } from '../repository/files.js';
-import { writeManifest, type ManifestDisk } from '../repository/manifest.js';
+import { fileChecksum, fileFacts, insideRepository, moveIntoPlace, removeEmptyFolders } from '../repository/files.js';
+import { removeManifest, writeManifest, type ManifestDisk } from '../repository/manifest.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
@@ -27,20 +28,38 @@ export function createSealActivities({ db, host }: HostDependencies) {
         if (job.status === 'complete') return;
         const root = repository.path;
         await probeRepository(root, repository.id);
+        const disks = await listDisks(db, job.id);
+        const manifest = insideRepository(root, manifestPath(context.directory, job.pointTime));
         const sealed: SealedDisk[] = [];
         const entries: ManifestDisk[] = [];
-        for (const disk of await listDisks(db, job.id)) {
-          const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
-          const facts = await finishFile(root, disk, parent, signal);
-          sealed.push({ diskId: disk.id, ...facts });
-          entries.push(manifestEntry({ ...disk, ...facts }, parent));
+        try {
+          for (const disk of disks) {
+            const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
+            const facts = await finishFile(root, disk, parent, signal);
+            sealed.push({ diskId: disk.id, ...facts });
+            entries.push(manifestEntry({ ...disk, ...facts }, parent));
+          }
+          await writeManifest(manifest, pointManifest(rows, entries));
+          await sealJob(db, job.id, sealed);
+        } catch (error) {
+          if (await isCleanedUp(db, job.id)) await removeMade(root, disks, manifest);
+          throw error;
         }
-        const manifest = insideRepository(root, manifestPath(context.directory, job.pointTime));
-        await writeManifest(manifest, pointManifest(rows, entries));
-        await sealJob(db, job.id, sealed);
       });
     },
   };
+}
+
+/** Whether clean-up has taken over, and may have removed the files before a late attempt made them. */
+async function isCleanedUp(db: Database, jobId: string): Promise<boolean> {
+  const job = await findJob(db, jobId);
+  return job?.status !== 'running' && job?.status !== 'complete';
+}
+
+async function removeMade(root: string, disks: readonly BackupDisk[], manifest: string): Promise<void> {
+  for (const { path } of disks) await removeHashes(insideRepository(root, hashesFilePath(path)));
+  await removeManifest(manifest);
+  for (const { path } of disks) await removeEmptyFolders(root, path);
 }
 
 /**

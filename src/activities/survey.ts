@@ -1,13 +1,14 @@
-import { lstat } from 'node:fs/promises';
 import type { Database } from '../db/database.js';
 import type { NbdExport } from '../db/exports.js';
 import type { RepositoryRow } from '../db/repositories.js';
 import { listLeases, listRecordedDisks, listRepositoriesOf, type RecordedDisk } from '../db/survey.js';
 import { exportNamePrefix, hashesFilePath, manifestPath } from '../domain/names.js';
+import { tableBytes } from '../hashes/table.js';
 import { isAlive } from '../process/identity.js';
 import { listRunningServers, type RunningServer } from '../qemu/running-servers.js';
 import { draftPath } from '../repository/durable.js';
 import { errorCodeOf } from '../repository/file-errors.js';
+import { lstat } from '../repository/file-system.js';
 import { fileFacts, insideRepository } from '../repository/files.js';
 import { listBackupFiles } from '../repository/list-files.js';
 import { requireRepository } from '../repository/marker.js';
@@ -163,11 +164,14 @@ async function findChangedFiles(
   signal: AbortSignal,
 ): Promise<Omit<ChangedFile, 'repository'>[]> {
   const changed: Omit<ChangedFile, 'repository'>[] = [];
-  for (const { vm, jobId, path, fileBytes } of disks) {
+  for (const { vm, jobId, path: image, sizeBytes, fileBytes } of disks) {
     if (fileBytes === null) continue;
     signal.throwIfAborted();
-    const foundBytes = (await fileFacts(insideRepository(root, path)))?.fileBytes ?? null;
-    if (foundBytes !== fileBytes) changed.push({ vm, jobId, path, expectedBytes: fileBytes, foundBytes });
+    const sealed = { [image]: fileBytes, [hashesFilePath(image)]: tableBytes(sizeBytes) };
+    for (const [path, expectedBytes] of Object.entries(sealed)) {
+      const foundBytes = (await fileFacts(insideRepository(root, path)))?.fileBytes ?? null;
+      if (foundBytes !== expectedBytes) changed.push({ vm, jobId, path, expectedBytes, foundBytes });
+    }
   }
   return changed;
 }

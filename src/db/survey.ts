@@ -23,6 +23,8 @@ export interface RecordedDisk {
   pointTime: Date;
   path: string;
   attemptPath: string | null;
+  /** The virtual size. */
+  sizeBytes: number;
   /** The size at the seal; null where it is not sealed. */
   fileBytes: number | null;
 }
@@ -37,6 +39,7 @@ export async function listRecordedDisks(db: Queryable, repositoryId: string): Pr
       pointTime: backupJobs.pointTime,
       path: backupDisks.path,
       attemptPath: backupDisks.attemptPath,
+      sizeBytes: backupDisks.sizeBytes,
       fileBytes: backupDisks.fileBytes,
     })
     .from(backupDisks)

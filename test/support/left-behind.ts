@@ -1,6 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { relative, join } from 'node:path';
 import { expect } from 'vitest';
+import { hashesFilePath } from '../../src/domain/names.js';
 import type { World } from './world.js';
 
 /**
@@ -18,9 +19,7 @@ export async function expectNothingLeftBehind(world: World): Promise<void> {
     leases: await column(`select port::text as value from nbd_exports`),
     openJobs: await column(`select id::text as value from backup_jobs where status in ('running', 'aborting')`),
     unfinished: await column(`select attempt_path as value from backup_disks where attempt_path is not null`),
-    files: (await filesBelow(world.repository.path)).filter(
-      (file) => file.endsWith('.qcow2') || file.endsWith('.partial'),
-    ),
+    files: (await filesBelow(world.repository.path)).filter((file) => /\.(qcow2|partial|hashes|draft)$/.test(file)),
     scratch: await filesBelow(world.config.scratchDir),
     run: await filesBelow(world.config.runDir),
   };
@@ -29,7 +28,7 @@ export async function expectNothingLeftBehind(world: World): Promise<void> {
     leases: [],
     openJobs: [],
     unfinished: [],
-    files: sealed.sort(),
+    files: sealed.flatMap((file) => [file, hashesFilePath(file)]).sort(),
     scratch: [],
     run: [],
   });
@@ -42,7 +41,9 @@ export async function ownProcesses(world: World): Promise<string[]> {
     if (!/^\d+$/.test(entry)) continue;
     const raw = await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '');
     const commandLine = raw.replaceAll('\0', ' ').replaceAll('%2F', '/').trim();
-    const isOurs = /^\S*(qemu-nbd|nbdcopy|nbdkit|setpriv) /.test(commandLine) && commandLine.includes(world.directory);
+    const isOurs =
+      /^\S*(qemu-nbd|nbdcopy|nbdkit|setpriv) |^\S*node .*\/hasher\./.test(commandLine) &&
+      commandLine.includes(world.directory);
     if (isOurs && !commandLine.includes('qemu-storage-daemon')) found.push(commandLine);
   }
   return found;
