@@ -6,7 +6,7 @@ import { changeHold } from '../../src/db/protection.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import type { PruneBackupsRequest } from '../../src/domain/prune-input.js';
 import type { PruneBackupsResult } from '../../src/domain/prune-result.js';
-import { mainQueue } from '../../src/workflows/messages.js';
+import { mainQueue, progressQuery } from '../../src/workflows/messages.js';
 import { expectSameContent, firstDifference, restore } from '../support/content.js';
 import { expectNothingLeftBehind } from '../support/left-behind.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
@@ -127,6 +127,28 @@ describe('a chain of five points', () => {
     const next = await world.backUp({ vm: 'web01' });
     expect(next.disks).toMatchObject([{ type: 'incremental', reason: 'parent_good' }]);
     await expectSameContent(world, vm, next);
+  });
+
+  test('one that waits says for whom; terminated, it gives up, and nothing is removed', async () => {
+    const { pool } = world.database;
+    const { rows } = await pool.query<{ id: string }>(`select id from vm_backup_contexts where vm_name = 'web01'`);
+    await pool.query(
+      `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
+       values (gen_random_uuid(), $1, 'shared', 'restore', 'restore/web01', 'run')`,
+      [rows[0]?.id],
+    );
+    const args = [{ vm: 'web01', policy: { keepLast: 1 } }];
+    const options = { taskQueue: mainQueue, workflowId: 'prune-waits', args };
+    const parent = await world.client.workflow.start('PruneBackups', options);
+    const child = world.client.workflow.getHandle(`prune-waits/${rows[0]?.id}`);
+    await until('the prune to wait', async () => {
+      const progress = await child.query(progressQuery).catch(() => undefined);
+      return progress?.step === "waiting for the restore of workflow 'restore/web01'";
+    });
+    await parent.terminate();
+    await expect(child.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });
+    await pool.query('delete from chain_leases');
+    expect(await prune({ vm: 'web01', policy: { keepLast: 9 } })).toMatchObject({ vms: [{ kept: 3, removed: 0 }] });
   });
 });
 
