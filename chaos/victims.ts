@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { ownProcesses } from '../test/support/end-state.js';
 import type { Lab } from '../test/support/lab.js';
 import type { Guest } from './guest.js';
 import type { Random } from './random.js';
@@ -49,9 +49,25 @@ export async function killProgram(lab: Lab, program: string, workerPid: number, 
   return false;
 }
 
+/** Looked for often, so without a look at all of /proc; and only below the worker: our own looks at files are none. */
 async function victims(lab: Lab, program: string, workerPid: number): Promise<number[]> {
-  if (program === 'qemu-img') return childrenOf(workerPid, program); // our own looks at files are none
-  return (await ownProcesses(lab)).filter((one) => one.program === program).map(({ pid }) => pid);
+  if (program === 'qemu-nbd') return exportPids(lab);
+  if (program !== 'nbdkit') return childrenOf(workerPid, program);
+  const copies = await childrenOf(workerPid, 'nbdcopy');
+  return (await Promise.all(copies.map((pid) => childrenOf(pid, program)))).flat();
+}
+
+async function exportPids({ config }: Lab): Promise<number[]> {
+  const directory = join(config.runDir, 'exports');
+  const files = await readdir(directory).catch(() => []);
+  const texts = await Promise.all(files.map((file) => readFile(join(directory, file), 'latin1').catch(() => '')));
+  const pids = texts.map(Number).filter((pid) => pid > 1);
+  const isOurs = async (pid: number) => {
+    const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    return /^\S*qemu-nbd\0/.test(commandLine) && commandLine.includes(config.runDir); // a pid file may be stale
+  };
+  const areOurs = await Promise.all(pids.map(isOurs));
+  return pids.filter((_, index) => areOurs[index]);
 }
 
 async function childrenOf(parent: number, program: string): Promise<number[]> {
