@@ -85,7 +85,10 @@ async function demo(): Promise<void> {
   await backUpAndProve(lab, guest, 'incremental');
 
   await restoreAndBoot(lab);
-  await showResults(lab);
+  await showTable(lab);
+  await lab.backupvm('prune', 'web01', '--keep-last', '1'); // the full that it removes is needed: it is merged
+  await lab.backupvm('verify', 'web01', '--level', 'content');
+  showNext(lab);
   if (keep) await waitForInterrupt();
 }
 
@@ -132,7 +135,6 @@ async function restoreAndBoot(lab: Lab): Promise<void> {
   const consoleLog = join(lab.directory, 'machines', 'web01-copy.console.log'); // as web01's, under its own name
   const copy = attachToGuest('web01-copy', consoleLog);
   undo.push(() => copy.destroy());
-  await lab.backupvm('verify', 'web01', '--level', 'content');
   await lab.backupvm('restore', 'web01', '--as-vm', 'web01-copy', '--to', directory, '--start');
   say('Booting web01-copy beside web01; it checks its files itself, and says so on its console');
   await copy.waitUntilReady();
@@ -155,7 +157,7 @@ async function latestDisks(db: Database) {
   return listDisks(db, latest.job.id);
 }
 
-async function showResults(lab: Lab): Promise<void> {
+async function showTable(lab: Lab): Promise<void> {
   const database = openDatabase({ connectionString: lab.databaseUrl }, () => undefined);
   try {
     const jobs = await listJobs(database.db, { vm: 'web01', status: 'complete', limit: 10 });
@@ -181,16 +183,14 @@ async function showResults(lab: Lab): Promise<void> {
   } finally {
     await database.close();
   }
+}
+
+function showNext(lab: Lab): void {
   const start = `${lab.temporalCommand} workflow start --type BackupVM --task-queue backupvm --workflow-id backup-vm/web01 --input '{"vm":"web01"}'`;
-  console.log(`Web UI: ${lab.uiUrl}${keep ? '' : ' (gone in a moment; with `npm run demo -- --keep` it stays)'}`);
+  console.log(`\nWeb UI: ${lab.uiUrl}${keep ? '' : ' (gone in a moment; with `npm run demo -- --keep` it stays)'}`);
   const source = keep ? `. ${lab.envFile}` : 'with the file that `npm run demo -- --keep` names, as `. FILE`';
   console.log(`To try next, in another terminal: ${source}`);
-  for (const command of [
-    start,
-    'npx backupvm point list',
-    'npx backupvm backup web01 --type full',
-    'npx backupvm prune web01 --keep-last 1 --dry-run',
-  ])
+  for (const command of [start, 'npx backupvm point list', 'npx backupvm backup web01 --type full'])
     console.log(`  ${command}`);
   console.log();
 }
