@@ -1,4 +1,5 @@
-import { and, eq, inArray, isNotNull, or } from 'drizzle-orm';
+import { and, eq, inArray, isNotNull, or, sql } from 'drizzle-orm';
+import { merges } from './chain-schema.js';
 import type { Queryable } from './database.js';
 import type { NbdExport } from './exports.js';
 import type { RepositoryRow } from './repositories.js';
@@ -25,12 +26,16 @@ export interface RecordedDisk {
   attemptPath: string | null;
   /** The virtual size. */
   sizeBytes: number;
-  /** The size at the seal; null where it is not sealed. */
+  /** The size at the seal; null where it is not sealed, or is being deleted or merged into. */
   fileBytes: number | null;
 }
 
-/** The disks of restore points, of jobs that go on, and of those whose clean-up still has a file to remove; by path. */
+/**
+ * The disks of restore points, also of those that are being deleted, of jobs that go on, and of those whose clean-up still has a
+ * file to remove; by path.
+ */
 export async function listRecordedDisks(db: Queryable, repositoryId: string): Promise<RecordedDisk[]> {
+  const isAtRest = sql`${backupJobs.status} = 'complete' and not exists (select 1 from ${merges} where ${merges.successorId} = ${backupDisks.id})`;
   return db
     .select({
       jobId: backupJobs.id,
@@ -40,7 +45,9 @@ export async function listRecordedDisks(db: Queryable, repositoryId: string): Pr
       path: backupDisks.path,
       attemptPath: backupDisks.attemptPath,
       sizeBytes: backupDisks.sizeBytes,
-      fileBytes: backupDisks.fileBytes,
+      fileBytes: sql<number | null>`case when ${isAtRest} then ${backupDisks.fileBytes} end`.mapWith(
+        backupDisks.fileBytes,
+      ),
     })
     .from(backupDisks)
     .innerJoin(backupJobs, eq(backupJobs.id, backupDisks.jobId))
@@ -48,7 +55,10 @@ export async function listRecordedDisks(db: Queryable, repositoryId: string): Pr
     .where(
       and(
         eq(vmBackupContexts.repositoryId, repositoryId),
-        or(inArray(backupJobs.status, ['running', 'aborting', 'complete']), isNotNull(backupDisks.attemptPath)),
+        or(
+          inArray(backupJobs.status, ['running', 'aborting', 'complete', 'deleting']),
+          isNotNull(backupDisks.attemptPath),
+        ),
       ),
     )
     .orderBy(backupDisks.path);

@@ -83,6 +83,16 @@ describe('the stored history', () => {
   ])('%s of VerifyBackup is what it is called', (name, ...expected) => expectEvents(`VerifyBackup/${name}`, expected));
 
   test.each([
+    ['merged', 'MARKER_RECORDED', 'ACTIVITY_TASK_COMPLETED', closed('COMPLETED')],
+    ['newest', 'ACTIVITY_TASK_COMPLETED', closed('COMPLETED')],
+    ['dry-run', 'MARKER_RECORDED', closed('COMPLETED')],
+    ['waited-for-a-restore', 'TIMER_FIRED', closed('COMPLETED')],
+    ['cancelled-while-it-waited', closed('CANCEL_REQUESTED'), 'TIMER_CANCELED', closed('CANCELED')],
+    ['refused-has-descendants', 'ACTIVITY_TASK_FAILED', closed('FAILED')],
+    ['refused-bad-input', closed('FAILED')],
+  ])('%s of DeleteBackup is what it is called', (name, ...expected) => expectEvents(`DeleteBackup/${name}`, expected));
+
+  test.each([
     ['nothing-to-do', closed('COMPLETED')],
     ['dry-run-with-survey', closed('COMPLETED')],
     ['cleaned-up', 'MARKER_RECORDED', closed('COMPLETED')],
