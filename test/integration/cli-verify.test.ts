@@ -2,19 +2,21 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import { flip, whileHarmed } from '../support/harm.js';
+import type { StorageDaemon } from '../support/storage-daemon.js';
 import { createWorld, type World } from '../support/world.js';
 import { runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 1024 * 1024;
 
 let world: World;
+let vm: StorageDaemon;
 let point: BackupVMResult;
 beforeAll(async () => {
   world = await createWorld('cli-verify');
   vi.stubEnv('TEMPORAL_ADDRESS', world.temporalAddress);
   vi.stubEnv('TEMPORAL_NAMESPACE', world.namespace);
   vi.stubEnv('TEMPORAL_CONFIG_FILE', `${world.directory}/none.toml`);
-  const vm = await world.startVM('web01', [{ key: 'root', sizeBytes: 4 * MiB }]);
+  vm = await world.startVM('web01', [{ key: 'root', sizeBytes: 4 * MiB }]);
   await vm.write('root', 0, MiB, 0x11);
   point = await world.backUp({ vm: 'web01' });
 });
@@ -67,6 +69,24 @@ test('damage is printed, ends the command with exit code 6, and is shown whereve
   const { exitCode } = await backupvm('verify', 'web01', '--level', 'content');
   expect(exitCode).toBe(0);
   expect((await backupvm('point', 'list')).stdout).not.toContain('damaged');
+});
+
+test('what a merge left is good, by every level', async () => {
+  await vm.write('root', MiB / 2, MiB, 0x22);
+  const { jobId } = await world.backUp({ vm: 'web01' });
+  await vm.zero('root', MiB, MiB);
+  await world.backUp({ vm: 'web01' });
+  for (const id of [point.jobId, jobId]) {
+    const deleted = await backupvm('delete', '--point', id, '--descendants', 'merge', '--yes');
+    expect(deleted).toMatchObject({ exitCode: 0, stderr: '' });
+  }
+  const { exitCode, stdout, stderr } = await backupvm('verify', 'web01', '--all', '--level', 'content', '--json');
+  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
+  expect(JSON.parse(stdout)).toMatchObject({
+    damaged: false,
+    fileCount: 1,
+    files: [{ comparedBlocks: 16, damage: null }],
+  });
 });
 
 test('what cannot be meant is refused', async () => {

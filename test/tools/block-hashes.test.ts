@@ -65,7 +65,7 @@ async function tableOf(name: string): Promise<string> {
 }
 
 describe('writeBlockHashes', () => {
-  test.each([1, 2, 3])('of random chains gives what hashing the raw disks gives, seed %i', async (seed) => {
+  test.each([1, 2])('of random chains gives what hashing the raw disks gives, seed %i', async (seed) => {
     const { between, pick } = createRandom(seed);
     let sizeBytes = 3 * MiB + 512 * between(0, 600);
     let parent: string | undefined;
