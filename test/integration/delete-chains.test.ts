@@ -168,3 +168,26 @@ describe('a random chain', () => {
     await chains.close();
   });
 });
+
+test('a deletion that dies after any number of its steps is brought to its end by the next attempt', async () => {
+  let isDone = false;
+  for (let calls = 1; !isDone; calls += 1) {
+    const chains = await createChains(database.db);
+    const write = (offset: number) => ({ kind: 'write', offset, length: 65_536, pattern: 1 + calls }) as const;
+    const jobIds = [
+      await chains.addPoint({ root: [{ kind: 'grow', sizeBytes: 262_144 }, write(0)] }),
+      await chains.addPoint({ root: [write(65_536)] }),
+    ];
+    const leaseId = await chains.takeLease();
+    const { dependencies } = chains;
+    await beginDeletion(dependencies, { leaseId, jobIds: jobIds.splice(0, 1), descendants: 'merge' }, signal);
+    const dying = { ...dependencies, db: dyingAfter(dependencies.db, calls) };
+    isDone = await finishDeletion(dying, leaseId, signal).then(
+      () => true,
+      () => false,
+    );
+    await finishDeletion(dependencies, leaseId, signal);
+    await expectWhole(chains, jobIds);
+    await chains.close();
+  }
+});
