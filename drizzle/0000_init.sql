@@ -172,6 +172,7 @@ CREATE TABLE "restore_disks" (
 	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
 	"lease_id" uuid NOT NULL,
 	"backup_disk_id" uuid NOT NULL,
+	"host" text NOT NULL,
 	"path" text NOT NULL,
 	"format" text NOT NULL,
 	"attempt_path" text NOT NULL,
@@ -181,7 +182,7 @@ CREATE TABLE "restore_disks" (
 	"pid" integer,
 	"start_time" text,
 	"boot_id" text,
-	CONSTRAINT "restore_disks_path" UNIQUE("path"),
+	CONSTRAINT "restore_disks_host_path" UNIQUE("host","path"),
 	CONSTRAINT "restore_disks_format" CHECK ("restore_disks"."format" in ('qcow2', 'raw')),
 	CONSTRAINT "restore_disks_status" CHECK ("restore_disks"."status" in ('planned', 'writing', 'written', 'placed'))
 );

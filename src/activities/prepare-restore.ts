@@ -89,7 +89,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
         const newDisks = plan.places.map(({ disk, path, attemptPath, keptPath, format }) => {
           return { backupDiskId: disk.id, path, attemptPath, keptPath, format };
         });
-        return { vm: plan.vm, disks: describe(all, await insertRestore(db, restore, newDisks)) };
+        return { vm: plan.vm, disks: describe(all, await insertRestore(db, restore, newDisks, host)) };
       });
     },
   };

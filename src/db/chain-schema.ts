@@ -83,7 +83,7 @@ export const restores = pgTable(
   ],
 );
 
-/** One disk of a restore that goes on. Paths are absolute, on the repository's host. */
+/** One disk of a restore that goes on. Paths are absolute, on `host`. */
 export const restoreDisks = pgTable(
   'restore_disks',
   {
@@ -94,6 +94,7 @@ export const restoreDisks = pgTable(
     backupDiskId: uuid('backup_disk_id')
       .notNull()
       .references(() => backupDisks.id, { onDelete: 'cascade' }),
+    host: text('host').notNull(),
     path: text('path').notNull(),
     format: text('format', { enum: ['qcow2', 'raw'] }).notNull(),
     /** The unfinished file, beside the final one; the row stands before the file. */
@@ -107,7 +108,7 @@ export const restoreDisks = pgTable(
     ...processColumns(),
   },
   (t) => [
-    unique('restore_disks_path').on(t.path),
+    unique('restore_disks_host_path').on(t.host, t.path),
     index('restore_disks_lease').on(t.leaseId),
     check('restore_disks_format', sql`${t.format} in ('qcow2', 'raw')`),
     check('restore_disks_status', sql`${t.status} in ('planned', 'writing', 'written', 'placed')`),

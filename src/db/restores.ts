@@ -17,6 +17,7 @@ export async function insertRestore(
   db: Database,
   restore: NewRestore,
   disks: readonly NewRestoreDisk[],
+  host: string,
 ): Promise<RestoreDisk[]> {
   const { leaseId } = restore;
   try {
@@ -26,11 +27,11 @@ export async function insertRestore(
       await tx.insert(restores).values(restore);
       return tx
         .insert(restoreDisks)
-        .values(disks.map((disk) => ({ ...disk, leaseId })))
+        .values(disks.map((disk) => ({ ...disk, leaseId, host })))
         .returning();
     });
   } catch (error) {
-    if (!violatesUnique(error, 'restore_disks_path')) throw error;
+    if (!violatesUnique(error, 'restore_disks_host_path')) throw error;
     throw new BackupError(
       'InUse',
       `Expected that nobody else restores to ${disks.map(({ path }) => path).join(', ')}, found another restore that does; wait for it, or choose another directory`,

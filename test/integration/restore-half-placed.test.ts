@@ -49,7 +49,7 @@ async function halfDone(hadFile: boolean) {
   };
   const keptPath = hadFile ? siblings.keptPath : null;
   const disk = { backupDiskId, path, attemptPath: siblings.attemptPath, keptPath, format: 'raw' } as const;
-  const [row] = await insertRestore(db, restore, [disk]);
+  const [row] = await insertRestore(db, restore, [disk], 'lab');
   if (hadFile) await writeFile(path, 'old');
   await writeFile(siblings.attemptPath, 'new');
   return { db, leaseId, directory, path, ...siblings, rowId: row?.id ?? '' };
