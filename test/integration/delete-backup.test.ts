@@ -185,7 +185,10 @@ describe('DeleteBackup', () => {
       [...start, '--workflow-id', 'delete-backup/plain', '--input', input],
       { env: { ...env, PATH: realPath, HOME: world.directory }, extendEnv: false },
     );
-    expect(JSON.parse(stdout)).toMatchObject({ status: 'COMPLETED', result: { points: [{ jobId: points[0]?.jobId }] } });
+    expect(JSON.parse(stdout)).toMatchObject({
+      status: 'COMPLETED',
+      result: { points: [{ jobId: points[0]?.jobId }] },
+    });
     expect(await listPoints('plain')).toEqual([]);
   });
 
