@@ -21,6 +21,9 @@ export const count = (min: number, max: number) =>
 
 export const flag = () => z.boolean('expected true or false');
 
+/** For rules about several fields: they hold also when one of the fields is wrong by itself, so that all problems are named at once. */
+export const isObject = ({ value }: { value: unknown }) => typeof value === 'object' && value !== null;
+
 /**
  * Checks the input of a workflow and fills in its defaults.
  * @throws BackupError InvalidInput, which names every problem at once

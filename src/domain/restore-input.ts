@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { choice, count, flag, name, parseInput } from './parse-input.js';
+import { choice, count, flag, isObject, name, parseInput } from './parse-input.js';
 
 const directory = z
   .string('expected the absolute path of a directory')
@@ -44,10 +44,12 @@ const schema = z
   .refine(({ point, vm }) => (point === undefined) !== (vm === undefined), {
     path: ['point'],
     message: `expected either 'point' or 'vm'`,
+    when: isObject,
   })
   .refine(({ point, at }) => point === undefined || at === undefined, {
     path: ['at'],
     message: `expected no time beside 'point'`,
+    when: isObject,
   });
 
 /** The input of RestoreVM with its defaults filled in. */

@@ -1,8 +1,5 @@
 import { z } from 'zod';
-import { choice, count, flag, name, parseInput } from './parse-input.js';
-
-/** Fields are compared with each other also when one of them is wrong by itself: all problems are named at once. */
-const isObject = ({ value }: { value: unknown }) => typeof value === 'object' && value !== null;
+import { choice, count, flag, isObject, name, parseInput } from './parse-input.js';
 
 const schema = z
   .strictObject(

@@ -9,9 +9,10 @@ test('a restore point alone is enough, and others that need it keep it', () => {
 
 test.each([
   [undefined, 'expected an object such as {"point":"3f2a91c0"}'],
-  [{}, `expected the restore point to delete in the field 'point'`],
+  [{}, `point: expected the restore point to delete, or a VM`],
   [{ vm: 'web01' }, `a VM in 'vm' together with "all":true`],
-  [{ all: true }, `found neither`],
+  [{ all: true }, 'found nothing'],
+  [{ vm: '', dryRun: 1 }, /vm: expected.*dryRun: expected true or false.*point: expected the restore point/],
   [{ point: '', descendants: 'keep' }, /not an empty string.*descendants: expected one of 'refuse', 'delete', 'merge'/],
   [{ point: 'x', force: true }, `unknown field 'force'`],
 ])('%j is refused', (input, message) => {

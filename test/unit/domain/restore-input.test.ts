@@ -30,6 +30,16 @@ test.each<[what: string, input: unknown, problems: string[]]>([
   ['a name with a slash', { vm: 'a', target: { kind: 'vm', name: 'a/b', directory: '/r' } }, ['name without slashes']],
   ['a field of another target', { vm: 'a', target: { ...files, start: true } }, [`unknown field 'start' in target`]],
   [
+    'no point and no VM, and a field that is wrong by itself',
+    { target: { ...files, directory: 'r' }, overwrite: 'yes' },
+    [`point: expected either 'point' or 'vm'`, 'target.directory: expected', 'overwrite: expected true'],
+  ],
+  [
+    'a time for a point, and a field that is wrong by itself',
+    { point: 'a', at: '2026-11-23T00:00:00Z', target: files, maxParallelDisks: 0 },
+    ['at: expected no time beside', 'maxParallelDisks: expected'],
+  ],
+  [
     'several at once',
     { vm: '', target: { kind: 'files', directory: 'r', format: 'vmdk' }, disks: [], overwrite: 'yes', mode: 1 },
     [
