@@ -58,10 +58,10 @@ interface Means {
 
 function inputOf(
   kind: Kind,
-  { name }: Guest,
+  { name, hypervisor }: Guest,
   { directory, random, points }: Means,
 ): Record<string, unknown> & { point?: string } {
-  const vm = { vm: name };
+  const vm = { vm: name, hypervisor };
   switch (kind) {
     case 'RestoreVM':
       return { ...vm, target: { kind: 'files', directory, format: 'raw' } };

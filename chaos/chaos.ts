@@ -1,11 +1,14 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
+import { addHypervisor } from '../src/db/hypervisors.js';
 import { mainQueue } from '../src/workflows/messages.js';
 import { makeBundle } from '../test/faults/bundle.js';
 import { findDamage, findLeftovers, type Leftovers } from '../test/support/end-state.js';
-import { createLab } from '../test/support/lab.js';
+import { createLab, type Lab } from '../test/support/lab.js';
+import { libvirtName } from './domain.js';
 import { killAll, startWorker } from './killers.js';
 import { live } from './lane.js';
+import { libvirtIsHere, startLibvirt, type Libvirt } from './libvirt.js';
 import { createRandom } from './random.js';
 import { ignoreRunning, killed, patiently, type Run } from './run.js';
 import { startServices } from './services.js';
@@ -18,6 +21,8 @@ const { values } = parseArgs({
     kills: { type: 'string', default: '200' },
     seed: { type: 'string', default: '1' },
     vms: { type: 'string', default: '6' },
+    /** How many of the VMs run under libvirt, as a fraction; at least one, unless it is 0. */
+    'libvirt-share': { type: 'string', default: libvirtIsHere() ? '0.1' : '0' },
   },
 });
 
@@ -50,7 +55,9 @@ async function findRemains(run: Run): Promise<ReturnType<typeof count>> {
     await run.lab.client.workflow
       .execute('ReconcileHost', { taskQueue: mainQueue, workflowId: `reconcile/${host}/last`, args: [{ host }] })
       .catch(() => undefined);
+    const atHypervisors = (await Promise.all(run.guests.map((guest) => guest.leftovers()))).flat();
     const found = count(await findLeftovers(run.lab));
+    found.orphans.push(...atHypervisors);
     if (attempt >= 5 || (found.orphans.length === 0 && found.leakedPorts.length === 0)) return found;
     await wait(2_000); // a deletion is finished by a workflow of its own
   }
@@ -62,21 +69,41 @@ async function conclude(run: Run, seconds: number): Promise<boolean> {
   const { missingFiles, changedFiles } = await findDamage(run.lab);
   const damaged = [...run.problems, ...damageMarks, ...missingFiles, ...changedFiles];
   for (const line of [...orphans, ...leakedPorts, ...damaged]) console.error(line);
-  const { seed, kills, sealed, failed, care } = run;
+  const { seed, kills, sealed, sealedUnderLibvirt, failed, care, vms } = run;
+  const libvirt = { vms: vms.libvirt, sealed: sealedUnderLibvirt };
   const counted = { orphans: orphans.length, leakedPorts: leakedPorts.length, damagedPoints: damaged.length };
-  console.log(JSON.stringify({ seed, kills, sealed, failed, ...care, seconds, ...counted }));
+  console.log(JSON.stringify({ seed, kills, sealed, failed, libvirt, ...care, seconds, ...counted }));
   return orphans.length + leakedPorts.length + damaged.length === 0;
+}
+
+async function addLibvirt(lab: Lab): Promise<Libvirt> {
+  const libvirt = await startLibvirt();
+  const { host } = lab.config;
+  await addHypervisor(lab.database.db, { name: libvirtName, kind: 'libvirt', uri: libvirt.uri, host });
+  return libvirt;
 }
 
 async function main(): Promise<boolean> {
   const [wanted, seed, lanes] = [Number(values.kills), Number(values.seed), Number(values.vms)];
+  const share = Number(values['libvirt-share']);
+  const underLibvirt = share > 0 ? Math.min(lanes, Math.max(1, Math.round(share * lanes))) : 0;
   const begun = Date.now();
   const seconds = () => Math.round((Date.now() - begun) / 1000);
   const services = await startServices();
   const bundle = await makeBundle();
   const lab = await createLab('chaos', services.servers, { ports: 32, withSearchAttributes: false });
   const random = createRandom(seed);
-  const counts = { kills: {}, wanted, sealed: 0, failed: 0, care: {}, problems: [], isOver: false };
+  const libvirt = underLibvirt > 0 ? await addLibvirt(lab) : undefined;
+  const counts = {
+    kills: {},
+    wanted,
+    sealed: 0,
+    sealedUnderLibvirt: 0,
+    failed: 0,
+    care: {},
+    problems: [],
+    isOver: false,
+  };
   const run: Run = {
     lab,
     services,
@@ -84,6 +111,8 @@ async function main(): Promise<boolean> {
     seed,
     random,
     worker: undefined,
+    libvirt,
+    vms: { qmp: lanes - underLibvirt, libvirt: underLibvirt },
     guests: [],
     ...counts,
   };
@@ -110,6 +139,7 @@ async function main(): Promise<boolean> {
     run.worker = undefined;
     await worker?.kill();
     await Promise.all(run.guests.map((guest) => guest.stop()));
+    await libvirt?.stop();
     await lab.close();
     await bundle.remove();
     await services.close();

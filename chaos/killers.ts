@@ -1,7 +1,9 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { startWorkerProcess } from '../test/faults/worker-process.js';
 import { ownProcesses } from '../test/support/end-state.js';
+import { libvirtName } from './domain.js';
 import { killed, patiently, type Run } from './run.js';
+import type { Guest } from './guest.js';
 import type { Restartable } from './services.js';
 import {
   backupIdOf,
@@ -10,6 +12,7 @@ import {
   endWorkflow,
   killProgram,
   ofAllGuests,
+  ofLibvirt,
   ofOneGuest,
   send,
   type Deck,
@@ -21,12 +24,17 @@ const killersOfOne = 4;
 const longestPauseOfOneMs = 600;
 /** Each costs all backups up to half a minute: with more of them, hardly any copy would run to be killed. */
 const longestPauseOfAllMs = 30_000;
+/** A few VMs have these to bear alone. */
+const longestPauseOfLibvirtMs = 10_000;
 
 /** Kills until enough is killed; then cancels what runs, so that nobody waits for the fifth attempt at a copy. */
 export async function killAll(run: Run): Promise<void> {
-  const [one, all] = [createDeck(ofOneGuest, run.random), createDeck(ofAllGuests, run.random)];
+  const weights = { ...ofOneGuest, source: run.vms.qmp > 0 ? ofOneGuest.source : 0 };
+  const [one, all] = [createDeck(weights, run.random), createDeck(ofAllGuests, run.random)];
   const ofOne = Array.from({ length: killersOfOne }, () => killUntilEnough(run, one, longestPauseOfOneMs));
-  await Promise.all([...ofOne, killUntilEnough(run, all, longestPauseOfAllMs)]);
+  const others = [killUntilEnough(run, all, longestPauseOfAllMs)];
+  if (run.libvirt) others.push(killUntilEnough(run, createDeck(ofLibvirt, run.random), longestPauseOfLibvirtMs));
+  await Promise.all([...ofOne, ...others]);
   run.isOver = true;
   const { workflow } = run.lab.client;
   const ids = run.guests.flatMap((guest) => [backupIdOf(guest), careIdOf(guest)]);
@@ -69,12 +77,23 @@ async function kill(run: Run, kind: Kind): Promise<boolean> {
     case 'cancel':
     case 'reset':
       return endWorkflow(lab, kind, guests, random);
-    case 'source':
-      await random.pick(guests).crash(random.between(0, 2_000));
+    case 'libvirtd':
+      await run.libvirt?.restart(random.between(0, 2_000));
       return true;
+    case 'source':
+      return crashOne(run, ({ hypervisor }) => hypervisor !== libvirtName);
+    case 'QEMU of libvirt':
+      return crashOne(run, ({ hypervisor }) => hypervisor === libvirtName);
     default:
       return worker !== undefined && killProgram(lab, kind, worker.pid, random);
   }
+}
+
+async function crashOne({ guests, random }: Run, isVictim: (guest: Guest) => boolean): Promise<boolean> {
+  const victims = guests.filter(isVictim);
+  if (victims.length === 0) return false;
+  await random.pick(victims).crash(random.between(0, 2_000));
+  return true;
 }
 
 /** One that ends by itself is a defect, and is started anew as a service manager would. */
@@ -99,10 +118,10 @@ async function restartWorker(run: Run, kind: 'worker' | 'worker (SIGTERM)'): Pro
 
 /** Everything of the host at once: its worker, what serves and copies, and all VMs. */
 async function restartMachine(run: Run): Promise<boolean> {
-  const { worker, lab, guests, random } = run;
+  const { worker, lab, guests, random, libvirt } = run;
   run.worker = undefined;
-  const [downMs] = [random.between(0, 2_000)];
-  const crashes = guests.map((guest) => guest.crash(downMs));
+  const downMs = random.between(0, 2_000);
+  const crashes = [...guests.map((guest) => guest.crash(downMs)), ...(libvirt ? [libvirt.restart(downMs)] : [])];
   await worker?.kill();
   for (const { pid } of await ownProcesses(lab)) send(pid);
   await Promise.all(crashes);

@@ -2,8 +2,10 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { takeCare } from './care.js';
+import { libvirtName, startDomain } from './domain.js';
 import { startGuest, type Guest } from './guest.js';
 import { startLedger, type Ledger } from './ledger.js';
+import { startDaemon, type DiskSize } from './machine.js';
 import { createRandom, type Random } from './random.js';
 import { ignoreRunning, patiently, untilClosed, untilUnleased, type Run } from './run.js';
 import { backupIdOf } from './victims.js';
@@ -17,7 +19,8 @@ const lastTries = 4;
 export async function live(run: Run, number: number): Promise<void> {
   for (let generation = 1; !run.isOver || generation === 1; generation += 1) {
     const random = createRandom(run.seed * 1000 + number * 100 + generation);
-    const guest = await startGuest(run.lab, `vm${number}-${generation}`, random);
+    const name = `vm${number}-${generation}`;
+    const guest = await startGuest(name, random, (disks) => startMachine(run, number, name, disks));
     run.guests.push(guest);
     const ledger = startLedger(run.lab, guest);
     while (ledger.sealed() < pointsPerGuest && !run.isOver) await turn(run, guest, ledger, random);
@@ -27,6 +30,11 @@ export async function live(run: Run, number: number): Promise<void> {
     run.guests.splice(run.guests.indexOf(guest), 1);
     await retire(run, guest);
   }
+}
+
+/** The first lanes are those under libvirt. */
+function startMachine({ lab, libvirt, vms }: Run, number: number, name: string, disks: DiskSize[]) {
+  return libvirt && number <= vms.libvirt ? startDomain(lab, libvirt, name, disks) : startDaemon(lab, name, disks);
 }
 
 async function sealLast(run: Run, guest: Guest, ledger: Ledger, random: Random): Promise<void> {
@@ -48,6 +56,7 @@ async function turn(run: Run, guest: Guest, ledger: Ledger, random: Random): Pro
   run.problems.push(...(await look(guest, inspectCare)));
   const isSealed = ledger.sealed() > before;
   run.sealed += ledger.sealed() - before;
+  if (guest.hypervisor === libvirtName) run.sealedUnderLibvirt += ledger.sealed() - before;
   if (isSealed) guest.history.forgetBefore(guest.history.length() - 500);
   else run.failed += 1;
   return isSealed;
@@ -55,7 +64,7 @@ async function turn(run: Run, guest: Guest, ledger: Ledger, random: Random): Pro
 
 async function backUp({ lab }: Run, guest: Guest): Promise<void> {
   const workflowId = backupIdOf(guest);
-  await patiently(() => lab.start({ vm: guest.name }, workflowId).catch(ignoreRunning));
+  await patiently(() => lab.start({ vm: guest.name, hypervisor: guest.hypervisor }, workflowId).catch(ignoreRunning));
   await patiently(() => untilClosed(lab, workflowId));
 }
 

@@ -2,6 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { WorkerProcess } from '../test/faults/worker-process.js';
 import type { Lab } from '../test/support/lab.js';
 import type { Guest } from './guest.js';
+import type { Libvirt } from './libvirt.js';
 import type { Random } from './random.js';
 import type { Services } from './services.js';
 import type { Kind } from './victims.js';
@@ -10,6 +11,10 @@ import type { Kind } from './victims.js';
 export interface Run {
   lab: Lab;
   services: Services;
+  /** Undefined where no VM is to run under one. */
+  libvirt: Libvirt | undefined;
+  /** How many run at each hypervisor. */
+  vms: { qmp: number; libvirt: number };
   bundlePath: string;
   seed: number;
   random: Random;
@@ -19,6 +24,8 @@ export interface Run {
   kills: Partial<Record<Kind, number>>;
   wanted: number;
   sealed: number;
+  /** Of these, those of VMs under libvirt. */
+  sealedUnderLibvirt: number;
   failed: number;
   /** Restores, verifications, deletions and prunes: those that completed, and those that did not. */
   care: Record<string, { completed: number; failed: number }>;

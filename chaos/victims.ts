@@ -16,7 +16,9 @@ export const ofAllGuests = {
   ...{ worker: 1, 'worker (SIGTERM)': 1, machine: 1 },
   ...{ postgres: 1, 'postgres (SIGKILL)': 1, temporal: 1, 'temporal (SIGKILL)': 1 },
 } as const;
-export type Kind = keyof typeof ofOneGuest | keyof typeof ofAllGuests;
+/** Only where VMs run under libvirt. */
+export const ofLibvirt = { libvirtd: 1, 'QEMU of libvirt': 1 } as const;
+export type Kind = keyof typeof ofOneGuest | keyof typeof ofAllGuests | keyof typeof ofLibvirt;
 
 /** Deals kinds in random order, each as often as it weighs, so that none is left out for long. */
 export interface Deck<K extends Kind> {

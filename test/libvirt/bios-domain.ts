@@ -33,16 +33,24 @@ export interface BiosDomain {
 }
 
 /** Runs virsh on the system's libvirt. */
-export async function virsh(...args: string[]): Promise<string> {
+export const virsh = (...args: string[]) => virshAt(systemUri, ...args);
+
+export async function virshAt(uri: string, ...args: string[]): Promise<string> {
   // 60 s: twice what libvirt waits for its state change lock.
-  return (await runOrThrow('virsh', ['-q', '-c', systemUri, ...args], { timeoutMs: 60_000 })).stdout;
+  return (await runOrThrow('virsh', ['-q', '-c', uri, ...args], { timeoutMs: 60_000 })).stdout;
 }
 
 // Names are people's, so every test has a bad one.
 const badName = () => `backupvm-test ${randomUUID().slice(0, 8)} it's <1> & "ü"`;
 
 /** Defines one, without starting it. `extraXml` holds `<disk>` elements that are not plain disks. */
-export async function defineBiosDomain(disks: BiosDisk[], extraXml = '', name = badName()): Promise<BiosDomain> {
+export async function defineBiosDomain(
+  disks: BiosDisk[],
+  extraXml = '',
+  name = badName(),
+  uri = systemUri,
+): Promise<BiosDomain> {
+  const virsh = (...args: string[]) => virshAt(uri, ...args);
   const directory = await mkdtemp(join(tmpdir(), 'backupvm-libvirt-'));
   await chmod(directory, 0o755);
   const vmId = randomUUID();
@@ -57,7 +65,7 @@ export async function defineBiosDomain(disks: BiosDisk[], extraXml = '', name = 
     vmId,
     directory,
     scratchDir,
-    source: createLibvirtSource({ uri: systemUri, scratchDir }),
+    source: createLibvirtSource({ uri, scratchDir }),
     imageOf,
     guestIO: async (key, command) => {
       const device = `/machine/peripheral/ua-${key}/virtio-backend`;
@@ -81,10 +89,15 @@ export async function defineBiosDomain(disks: BiosDisk[], extraXml = '', name = 
 }
 
 /** Defines and starts one. */
-export async function startBiosDomain(disks: BiosDisk[], extraXml = '', name = badName()): Promise<BiosDomain> {
-  const domain = await defineBiosDomain(disks, extraXml, name);
+export async function startBiosDomain(
+  disks: BiosDisk[],
+  extraXml = '',
+  name = badName(),
+  uri = systemUri,
+): Promise<BiosDomain> {
+  const domain = await defineBiosDomain(disks, extraXml, name, uri);
   try {
-    await virsh('start', domain.vmId);
+    await virshAt(uri, 'start', domain.vmId);
     return domain;
   } catch (error) {
     await domain.dispose();
