@@ -1,9 +1,13 @@
 import { defineConfig } from 'vitest/config';
 
+/** Files at a time: more than there are cores here and in CI, since a test mostly waits for a step of a workflow. */
+const maxWorkers = 3;
+
 /** `unit` needs no set-up. `tools` needs the external programs, `integration` also Postgres and Temporal, `libvirt` also libvirtd. */
 export default defineConfig({
   test: {
     pool: 'forks',
+    maxWorkers,
     projects: [
       { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'] } },
       {
@@ -43,6 +47,7 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false, // one libvirtd, and guests under emulation are heavy
+          sequence: { groupOrder: 1 }, // after all others
         },
       },
     ],
