@@ -1,4 +1,3 @@
-import { link, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { forgetChangeIds, getDisk } from '../db/disks.js';
 import { getHypervisor } from '../db/hypervisors.js';
@@ -16,11 +15,12 @@ import {
 import { BackupError } from '../domain/errors.js';
 import { syncDirectory } from '../repository/durable.js';
 import { errorCodeOf } from '../repository/file-errors.js';
+import { link, rename, rm } from '../repository/file-system.js';
 import { removeFile } from '../repository/files.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireShutOff } from './prepare-restore.js';
-import { fileAt } from './restore-paths.js';
+import { atTarget, fileAt } from './restore-paths.js';
 
 export function createPlaceRestoreActivities(dependencies: HostDependencies) {
   return {
@@ -121,7 +121,7 @@ export async function finishRestore(
     requireShutOff(await source.listImages(vm.vmId, signal));
   }
   for (const disk of unplaced) {
-    await place(disk);
+    await atTarget(disk.path, () => place(disk));
     await recordPlaced(db, disk.id);
   }
   if (vm && source && restore.target === 'vm') await source.takeName(vm.vmId, vm.vmName, signal);
@@ -173,8 +173,8 @@ export async function undoRestore(
   restore: Restore,
   signal: AbortSignal,
 ): Promise<void> {
-  for (const { attemptPath } of await listRestoreDisks(dependencies.db, restore.leaseId)) {
-    await rm(attemptPath, { force: true });
+  for (const { path, attemptPath } of await listRestoreDisks(dependencies.db, restore.leaseId)) {
+    await atTarget(path, () => rm(attemptPath, { force: true }));
   }
   const vm = vmOf(restore);
   // By its id, which no other VM has: it was made for this restore.

@@ -1,4 +1,3 @@
-import { chmod, chown, rm } from 'node:fs/promises';
 import { getDisk, type BackupDisk } from '../db/disks.js';
 import { requireClaim } from '../db/hosts.js';
 import { getRepository } from '../db/repositories.js';
@@ -17,13 +16,13 @@ import { compareBlockHashes } from '../hashes/hash-disk.js';
 import { stopProcess } from '../process/identity.js';
 import { convertImage, dataBytesOf } from '../qemu/convert.js';
 import { syncFile } from '../repository/durable.js';
-import { errorCodeOf } from '../repository/file-errors.js';
+import { chmod, chown, rm } from '../repository/file-system.js';
 import { insideRepository } from '../repository/files.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireHost } from './job-rows.js';
-import { fileAt } from './restore-paths.js';
+import { atTarget, fileAt } from './restore-paths.js';
 
 /** What a disk's restore came to. */
 export interface WrittenDisk {
@@ -51,7 +50,7 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
       const write = async (signal: AbortSignal) => {
         const root = await repositoryOf(disk);
         await stopWriter(dependencies, restored);
-        await rm(restored.attemptPath, { force: true });
+        await atTarget(restored.path, () => rm(restored.attemptPath, { force: true }));
         const source = insideRepository(root, disk.path);
         await writeDisk(restored, source, signal, (done) => (fraction = done));
         [phase, fraction] = ['verifying', 0];
@@ -89,12 +88,13 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
           if (!(await recordWriter(db, id, writer))) throw leaseGone(leaseId);
         },
       });
-      await likeTheOldOne(attemptPath, path);
-      await syncFile(attemptPath);
+      await atTarget(path, async () => {
+        await likeTheOldOne(attemptPath, path);
+        await syncFile(attemptPath);
+      });
     } catch (error) {
-      await rm(attemptPath, { force: true }); // clean-up may have been here before this attempt made it
-      if (!['ENOSPC', 'EDQUOT'].includes(errorCodeOf(error) ?? '')) throw error;
-      throw new BackupError('TargetFull', `No space was left for ${attemptPath}; free some, or restore elsewhere`);
+      await rm(attemptPath, { force: true }).catch(() => undefined); // clean-up may have been here before this attempt made it
+      throw error;
     }
   }
 

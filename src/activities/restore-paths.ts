@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import { open, realpath, rm, stat, statfs } from 'node:fs/promises';
 import { basename, dirname, join, relative } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { formatBytes } from '../domain/format-bytes.js';
+import { messageOf } from '../domain/message-of.js';
 import { restoreSiblings } from '../domain/names.js';
 import { requireUnlocked } from '../qemu/qemu-img.js';
-import { errorCodeOf } from '../repository/file-errors.js';
+import { describeFileFailure, errorCodeOf } from '../repository/file-errors.js';
+import { open, realpath, requireAnswer, rm, stat, statfs } from '../repository/file-system.js';
 
 /** The files of one restored disk. */
 export interface RestorePaths {
@@ -45,7 +46,22 @@ export async function fileAt(path: string) {
     return await stat(path);
   } catch (error) {
     if (errorCodeOf(error) === 'ENOENT') return undefined;
-    throw unusable(path, String(error));
+    throw unusable(path, messageOf(error));
+  }
+}
+
+/**
+ * Does something with the files of a restored disk.
+ * @throws BackupError TargetUnusable, TargetFull where the file system refuses, or does not answer
+ */
+export async function atTarget<T>(path: string, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (error) {
+    const known = error instanceof BackupError ? error : describeFileFailure(error);
+    if (known?.code === 'RepositoryUnusable') throw unusable(path, known.message);
+    if (known?.code !== 'RepositoryFull') throw error;
+    throw new BackupError('TargetFull', `No space was left for ${path}; free some, or restore elsewhere`);
   }
 }
 
@@ -54,7 +70,7 @@ export async function resolvedPath(path: string): Promise<string> {
   try {
     return await realpath(path);
   } catch (error) {
-    if (errorCodeOf(error) !== 'ENOENT') throw unusable(path, String(error));
+    if (errorCodeOf(error) !== 'ENOENT') throw unusable(path, messageOf(error));
   }
   return join(await usableDirectory(dirname(path)), basename(path));
 }
@@ -63,20 +79,23 @@ export async function resolvedPath(path: string): Promise<string> {
 export async function usableDirectory(path: string): Promise<string> {
   let directory: string;
   try {
+    await requireAnswer('cat', path);
     directory = await realpath(path);
     if (!(await stat(directory)).isDirectory()) throw unusable(path, 'it is no directory');
   } catch (error) {
-    if (error instanceof BackupError) throw error;
-    throw unusable(path, errorCodeOf(error) === 'ENOENT' ? 'it does not exist; make it first' : String(error));
+    if (error instanceof BackupError && error.code === 'TargetUnusable') throw error;
+    throw unusable(path, errorCodeOf(error) === 'ENOENT' ? 'it does not exist; make it first' : messageOf(error));
   }
   // The permission bits do not tell: root passes them all, and a read-only mount shows only at a write.
-  const probe = join(directory, `.backupvm-probe-${randomUUID()}`);
+  const [knock, probe] = [join(directory, '.backupvm-probe'), join(directory, `.backupvm-probe-${randomUUID()}`)];
   try {
+    await requireAnswer('touch', knock);
+    await rm(knock, { force: true }); // also one that came to be when a file system woke up
     await (await open(probe, 'wx')).close();
     await rm(probe);
   } catch (error) {
     if (errorCodeOf(error) === 'ENOSPC') throw new BackupError('TargetFull', `No space is left in ${directory}`);
-    throw unusable(path, `it cannot be written to: ${String(error)}`);
+    throw unusable(path, `it cannot be written to: ${messageOf(error)}`);
   }
   return directory;
 }
@@ -97,12 +116,12 @@ export async function requireSpace(files: readonly { path: string; requiredBytes
   const needs = new Map<number, { directory: string; requiredBytes: number }>();
   for (const { path, requiredBytes } of files) {
     const directory = dirname(path);
-    const { dev } = await stat(directory);
+    const { dev } = await atTarget(directory, () => stat(directory));
     const need = needs.get(dev) ?? { directory, requiredBytes: 0 };
     needs.set(dev, { ...need, requiredBytes: need.requiredBytes + requiredBytes });
   }
   for (const { directory, requiredBytes } of needs.values()) {
-    const { bavail, bsize } = await statfs(directory);
+    const { bavail, bsize } = await atTarget(directory, () => statfs(directory));
     const freeBytes = bavail * bsize;
     if (freeBytes >= requiredBytes) continue;
     throw new BackupError(

@@ -18,6 +18,8 @@ function limited<F extends Call>(call: F): F {
   return ((path: string, ...rest: never[]) => within(callTimeoutMs, path, call(path, ...rest))) as F;
 }
 
+export const chmod = limited(fs.chmod as Call as typeof fs.chmod & Call);
+export const chown = limited(fs.chown as Call as typeof fs.chown & Call);
 export const link = limited(fs.link as Call as (existing: string, path: string) => Promise<void>);
 export const lstat = limited(fs.lstat as Call as typeof fs.lstat & Call);
 export const mkdir = limited(fs.mkdir as Call as typeof fs.mkdir & Call);

@@ -1,10 +1,18 @@
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { expectContent, expectNoRestoreLeft, startRestore, targetDirectory } from '../support/restores.js';
+import {
+  expectContent,
+  expectNoRestoreLeft,
+  refusalOf,
+  restoreVM,
+  startRestore,
+  targetDirectory,
+} from '../support/restores.js';
+import { makeSmallFileSystem } from '../support/small-file-system.js';
 import { until } from '../support/until.js';
 import type { KillPoint } from './kill-point.js';
-import { withStory, type Story } from './story.js';
+import { MiB, withStory, type Story } from './story.js';
 
 const workflowId = 'restore-vm/vm/faulty';
 const names = ['vm-data.qcow2', 'vm-root.qcow2'];
@@ -96,5 +104,29 @@ describe.concurrent('the workflow of a restore ends without its clean-up', () =>
       expect(orphanedLeases).toMatchObject([{ purpose: 'restore', runState: 'terminated', outcome: 'cleaned up' }]);
       await until('the late attempts to end', async () => (await readdir(directory)).length === 0);
       await expectNoRestoreLeft(story.lab, directory);
+    }));
+});
+
+describe.concurrent('the file system of a restore', () => {
+  test('hangs: the restore says so within seconds, and one goes on to work once it answers', () =>
+    withStory('restore to what hangs', async ({ lab }) => {
+      const small = await makeSmallFileSystem(lab.directory, 'hanging', 32 * MiB);
+      try {
+        const directory = join(small.path, 'out');
+        await mkdir(directory);
+        const request = { vm: 'vm', target: { kind: 'files' as const, directory } };
+        await small.freeze();
+        const refusal = await refusalOf(lab, request);
+        expect(refusal).toMatchObject({ type: 'TargetUnusable' });
+        expect(refusal.message).toContain(`${directory} cannot be restored to`);
+        expect(refusal.message).toContain('found that it hangs');
+        await small.thaw();
+        const { disks } = await restoreVM(lab, request);
+        const written = disks.map(({ path }) => basename(path));
+        await expectNoRestoreLeft(lab, directory, written);
+      } finally {
+        await small.thaw();
+        await small.remove();
+      }
     }));
 });
