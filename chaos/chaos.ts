@@ -4,11 +4,11 @@ import { addHypervisor } from '../src/db/hypervisors.js';
 import { mainQueue } from '../src/workflows/messages.js';
 import { makeBundle } from '../test/faults/bundle.js';
 import { findDamage, findLeftovers, type Leftovers } from '../test/support/end-state.js';
-import { createLab, type Lab } from '../test/support/lab.js';
+import { createLab } from '../test/support/lab.js';
 import { libvirtName } from './domain.js';
 import { killAll, startWorker } from './killers.js';
 import { live } from './lane.js';
-import { libvirtIsHere, startLibvirt, type Libvirt } from './libvirt.js';
+import { libvirtIsHere, startLibvirt } from './libvirt.js';
 import { createRandom } from './random.js';
 import { ignoreRunning, killed, patiently, type Run } from './run.js';
 import { startServices } from './services.js';
@@ -76,24 +76,23 @@ async function conclude(run: Run, seconds: number): Promise<boolean> {
   return orphans.length + leakedPorts.length + damaged.length === 0;
 }
 
-async function addLibvirt(lab: Lab): Promise<Libvirt> {
-  const libvirt = await startLibvirt();
-  const { host } = lab.config;
-  await addHypervisor(lab.database.db, { name: libvirtName, kind: 'libvirt', uri: libvirt.uri, host });
-  return libvirt;
-}
-
 async function main(): Promise<boolean> {
   const [wanted, seed, lanes] = [Number(values.kills), Number(values.seed), Number(values.vms)];
   const share = Number(values['libvirt-share']);
   const underLibvirt = share > 0 ? Math.min(lanes, Math.max(1, Math.round(share * lanes))) : 0;
   const begun = Date.now();
   const seconds = () => Math.round((Date.now() - begun) / 1000);
-  const services = await startServices();
-  const bundle = await makeBundle();
+  const [services, bundle, libvirt] = await Promise.all([
+    startServices(),
+    makeBundle(),
+    underLibvirt > 0 ? startLibvirt() : undefined,
+  ]);
   const lab = await createLab('chaos', services.servers, { ports: 32, withSearchAttributes: false });
   const random = createRandom(seed);
-  const libvirt = underLibvirt > 0 ? await addLibvirt(lab) : undefined;
+  if (libvirt) {
+    const { host } = lab.config;
+    await addHypervisor(lab.database.db, { name: libvirtName, kind: 'libvirt', uri: libvirt.uri, host });
+  }
   const counts = {
     kills: {},
     wanted,

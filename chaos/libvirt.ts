@@ -1,6 +1,5 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,18 +26,8 @@ export interface Libvirt {
   stop: () => Promise<void>;
 }
 
-/** Whether one can be started here: that needs root, and the program. */
-export function libvirtIsHere(): boolean {
-  const isThere = (directory: string) => {
-    try {
-      accessSync(join(directory, 'libvirtd'));
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  return process.getuid?.() === 0 && (process.env['PATH'] ?? '').split(':').some(isThere);
-}
+/** Whether one can be started here: that needs the program, and root, for a mount namespace. */
+export const libvirtIsHere = () => spawnSync('unshare', ['--mount', 'libvirtd', '--version']).status === 0;
 
 /** Starts one, in a mount namespace of its own. Its first start takes about 10 s: it asks QEMU what it can do. */
 export async function startLibvirt(): Promise<Libvirt> {
