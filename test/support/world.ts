@@ -1,11 +1,14 @@
-import { NativeConnection, type Worker } from '@temporalio/worker';
+import { NativeConnection, type ActivityInterceptorsFactory, type Worker } from '@temporalio/worker';
 import { inject } from 'vitest';
 import { createWorkers } from '../../src/worker.js';
 import { createLab, type Lab, type LabOptions } from './lab.js';
 
 /** Everything that backups need, for one test file: a lab, and workers in this process. */
 export type World = Lab;
-export type WorldOptions = LabOptions;
+export interface WorldOptions extends LabOptions {
+  /** Of its workers: what happens to activities from outside. */
+  activityInterceptors?: ActivityInterceptorsFactory[];
+}
 
 export async function createWorld(purpose: string, options: WorldOptions = {}): Promise<World> {
   const temporalAddress = inject('temporalAddress');
@@ -15,7 +18,10 @@ export async function createWorld(purpose: string, options: WorldOptions = {}): 
     options,
   );
   const connection = await NativeConnection.connect({ address: temporalAddress });
-  const workers = await createWorkers(lab.config, { db: lab.database.db, connection, namespace: lab.namespace });
+  const workers = await createWorkers(lab.config, {
+    ...{ db: lab.database.db, connection, namespace: lab.namespace },
+    activityInterceptors: options.activityInterceptors ?? [],
+  });
   const running = Promise.all(workers.map((worker) => worker.run()));
   return {
     ...lab,
