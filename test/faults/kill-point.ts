@@ -1,12 +1,15 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Info } from '@temporalio/activity';
 import type { ActivityInterceptorsFactory } from '@temporalio/worker';
+import { until } from '../support/until.js';
 
 /**
  * Where a worker kills itself. `before`: the activity has not begun. `during`: at the activity's moment, see `moments`.
  * `after`: it has done its work, and nobody has heard of that.
  */
 export interface KillPoint {
+  /** Of the workflow, or of the one that has it as a child. */
   workflowId: string;
   activity: string;
   phase: 'before' | 'during' | 'after';
@@ -24,29 +27,46 @@ interface Places {
   repositoryPath: string;
 }
 
-/** Kills the worker at the point, once it has written its death down. */
-export function killAt(point: KillPoint, places: Places, deathFile: string): ActivityInterceptorsFactory {
-  const die = (inTime: boolean): void => {
+/**
+ * Kills the worker at the point, once it has written its death down. Of several, whoever reaches its own waits there for the
+ * others, so that one death meets a workflow at each; `during` cannot wait, so it comes last, and there is one at most.
+ */
+export function killAt(points: readonly KillPoint[], places: Places, deathFile: string): ActivityInterceptorsFactory {
+  const reached = new Set<KillPoint>();
+  const die = (point: KillPoint, inTime: boolean): void => {
     writeFileSync(deathFile, JSON.stringify({ ...point, inTime } satisfies Death));
     process.kill(process.pid, 'SIGKILL');
   };
+  const reach = (point: KillPoint): Promise<never> => {
+    reached.add(point);
+    if (reached.size === points.length) die(point, true);
+    return new Promise(() => undefined);
+  };
+  const othersAreThere = () => until('the other kill points', () => reached.size === points.length - 1);
   return ({ info }) => {
-    if (info.activityType !== point.activity || info.workflowExecution?.workflowId !== point.workflowId) return {};
+    const point = points.find(({ activity, workflowId }) => activity === info.activityType && isOf(info, workflowId));
+    if (!point) return {};
     return {
       inbound: {
         async execute(input, next) {
-          if (point.phase === 'before') die(true);
-          if (point.phase === 'after') return next(input).finally(() => die(true));
+          if (point.phase === 'before') return reach(point);
+          if (point.phase === 'after') return next(input).finally(() => reach(point));
+          await othersAreThere();
           const isNow = (moments[point.activity] ?? afterMs(2))(places);
-          const watch = setInterval(() => isNow() && die(true), 1);
+          const watch = setInterval(() => isNow() && die(point, true), 1);
           return next(input).finally(() => {
             clearInterval(watch);
-            die(false);
+            die(point, false);
           });
         },
       },
     };
   };
+}
+
+function isOf({ workflowExecution }: Info, workflowId: string): boolean {
+  const id = workflowExecution?.workflowId;
+  return id === workflowId || id?.startsWith(`${workflowId}/`) === true;
 }
 
 /** Called as the activity begins; what it returns tells whether the moment has come. */
@@ -65,6 +85,8 @@ const moments: Partial<Record<string, Moment>> = {
       pidsIn(runDir).length > 0, // it runs, and its identity is not recorded
   transferDisk: () => () => childNames().includes('nbdcopy'),
   restoreDisk: () => () => childNames().includes('qemu-img'),
+  verifyChain: () => () => childNames().includes('openssl'), // it reads a file for its checksum
+  finishDeletion: () => () => childNames().includes('qemu-img'), // it merges
   stopExport:
     ({ runDir }) =>
     () =>

@@ -60,7 +60,7 @@ export interface StoryOptions extends LabOptions {
   /** Default: those that the whole test run shares. */
   servers?: Servers;
   /** Of the first worker. */
-  killPoint?: KillPoint;
+  killPoint?: KillPoint | readonly KillPoint[];
   /** What has to be undone before the lab's directory can go. */
   beforeClose?: () => Promise<void>;
 }
@@ -83,8 +83,8 @@ export async function withStory(
   const lab = await createLab(purpose, servers, options);
   const workers: WorkerProcess[] = [];
   try {
-    const startWorker = async (killPoint?: KillPoint) => {
-      const worker = await startWorkerProcess(lab, inject('workflowBundlePath'), killPoint);
+    const startWorker = async (killPoint: StoryOptions['killPoint'] = []) => {
+      const worker = await startWorkerProcess(lab, inject('workflowBundlePath'), [killPoint].flat());
       workers.push(worker);
       return worker;
     };

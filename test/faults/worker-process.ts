@@ -23,12 +23,12 @@ export interface WorkerProcess {
 export async function startWorkerProcess(
   lab: Lab,
   workflowBundlePath: string,
-  killPoint: KillPoint | null = null,
+  killPoints: readonly KillPoint[] = [],
 ): Promise<WorkerProcess> {
   const { config, temporalAddress, namespace, repository } = lab;
   const deathFile = join(lab.directory, 'death.json');
   const order: WorkerOrder = {
-    ...{ config, temporalAddress, namespace, workflowBundlePath, deathFile, killPoint },
+    ...{ config, temporalAddress, namespace, workflowBundlePath, deathFile, killPoints },
     repositoryPath: repository.path,
   };
   const child = fork(fileURLToPath(new URL('worker.ts', import.meta.url)), {

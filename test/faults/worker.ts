@@ -13,12 +13,12 @@ export interface WorkerOrder {
   workflowBundlePath: string;
   repositoryPath: string;
   deathFile: string;
-  killPoint: KillPoint | null;
+  killPoints: readonly KillPoint[];
 }
 
-// A process of its own, so that it can be killed: as src/worker.ts, with a kill point at most.
+// A process of its own, so that it can be killed: as src/worker.ts, with kill points at most.
 const order = JSON.parse(process.env['WORKER_ORDER'] ?? '') as WorkerOrder;
-const { config, namespace, killPoint } = order;
+const { config, namespace, killPoints } = order;
 Runtime.install({
   logger: new DefaultLogger('ERROR'),
   workerHeartbeatInterval: 0,
@@ -33,7 +33,7 @@ const connections: WorkerConnections = {
   connection,
   namespace,
   workflowBundle: { codePath: order.workflowBundlePath },
-  activityInterceptors: killPoint ? [killAt(killPoint, places, order.deathFile)] : [],
+  activityInterceptors: killPoints.length > 0 ? [killAt(killPoints, places, order.deathFile)] : [],
 };
 await reconcileBeforeStart(hostDependencies(config, connections), AbortSignal.timeout(300_000), () => undefined);
 const workers = await createWorkers(config, connections);
