@@ -31,7 +31,7 @@ export const libvirtIsHere = () => spawnSync('unshare', ['--mount', 'libvirtd', 
 
 /** Starts one, in a mount namespace of its own. Its first start takes about 10 s: it asks QEMU what it can do. */
 export async function startLibvirt(): Promise<Libvirt> {
-  const directory = await mkdtemp(join(tmpdir(), 'backupvm-libvirt-'));
+  const directory = await mkdtemp(join(tmpdir(), 'backupvm-chaos-libvirt-'));
   await chmod(directory, 0o755);
   for (const name of Object.keys(places)) await mkdir(join(directory, name));
   for (const place of Object.values(places)) await mkdir(place, { recursive: true });

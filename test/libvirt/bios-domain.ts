@@ -84,8 +84,13 @@ export async function defineBiosDomain(
       await rm(directory, { recursive: true, force: true });
     },
   };
-  await domain.define(disks);
-  return domain;
+  try {
+    await domain.define(disks);
+    return domain;
+  } catch (error) {
+    await domain.dispose();
+    throw error;
+  }
 }
 
 /** Defines and starts one. */
