@@ -1,6 +1,18 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFile, mkdir, readFile, rename, rm, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  rename,
+  rm,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { beginDeletion, finishDeletion } from '../../src/activities/deletions.js';
@@ -9,9 +21,10 @@ import { listHeads } from '../../src/db/contexts.js';
 import { planDisks } from '../../src/db/disks.js';
 import { closeJob } from '../../src/db/jobs.js';
 import { listPoints } from '../../src/db/points.js';
-import { createChains } from '../support/chains.js';
+import { createChains, readDisk } from '../support/chains.js';
 import { filesBelow } from '../support/end-state.js';
 import { startJob } from '../support/job.js';
+import { makeSmallFileSystem } from '../support/small-file-system.js';
 import { useThreePoints } from '../support/three-points.js';
 
 const KiB = 1024;
@@ -158,6 +171,44 @@ describe('a merge', () => {
     }
     await points.finish(leaseId);
     expect(await points.readsRight(points.jobIds[1])).toBe(true);
+  });
+
+  test('in a repository that fills up meanwhile says so, loses nothing, and is completed when there is space', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'backupvm-full-'));
+    const small = await makeSmallFileSystem(directory, 'small', 32 * 1024 * KiB);
+    try {
+      const chains = await createChains(points.database.db, { directory: small.path });
+      const write = (offset: number, pattern: number) =>
+        ({ kind: 'write', offset, length: 2048 * KiB, pattern }) as const;
+      const full = await chains.addPoint({ root: [{ kind: 'grow', sizeBytes: 8192 * KiB }, write(0, 1)] });
+      const second = await chains.addPoint({ root: [write(4096 * KiB, 2)] });
+      const file = join(chains.root, (await points.diskOf(second)).path);
+      const readsRight = async () => (await readDisk(file)).equals(chains.expected.get(second)?.get('root') as Buffer);
+      const leaseId = await chains.takeLease();
+      const input = { leaseId, jobIds: [full], descendants: 'merge' as const };
+      await small.fill(1024 * KiB);
+      await expect(beginDeletion(chains.dependencies, input, signal)).rejects.toMatchObject({ code: 'RepositoryFull' });
+      await small.empty();
+
+      await beginDeletion(chains.dependencies, input, signal);
+      await small.fillUp();
+      await expect(finishDeletion(chains.dependencies, leaseId, signal)).rejects.toMatchObject({
+        code: 'CleanUpFailed',
+        message: expect.stringContaining('ran out of space') as string,
+        cause: { code: 'RepositoryFull' },
+      });
+      expect(await readsRight()).toBe(true);
+      expect(await findChainLease(points.database.db, leaseId)).toBeDefined();
+
+      await small.empty();
+      await finishDeletion(chains.dependencies, leaseId, signal);
+      expect(await readsRight()).toBe(true);
+      expect((await listPoints(points.database.db, chains.context.id)).map(({ id }) => id)).toEqual([second]);
+      await chains.close();
+    } finally {
+      await small.remove();
+      await rm(directory, { recursive: true });
+    }
   });
 
   test('whose successor does not read what was backed up is given up', async () => {

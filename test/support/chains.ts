@@ -52,12 +52,17 @@ export interface ChainsOptions {
   /** With block hashes beside each file: costs a process for each. */
   hashes?: boolean;
   source?: Partial<Source>;
+  /** Where its repository is made; default: the machine's directory for temporary files. */
+  directory?: string;
 }
 
 let count = 0;
 
-export async function createChains(db: Database, { hashes = false, source = {} }: ChainsOptions = {}): Promise<Chains> {
-  const root = await mkdtemp(join(tmpdir(), 'backupvm-chains-'));
+export async function createChains(
+  db: Database,
+  { hashes = false, source = {}, directory = tmpdir() }: ChainsOptions = {},
+): Promise<Chains> {
+  const root = await mkdtemp(join(directory, 'backupvm-chains-'));
   const name = `chains${(count += 1)}`;
   const { id } = await createMarker(root, name);
   const { id: repositoryId } = await addRepository(db, { id, name, host: 'h', path: root });
@@ -200,7 +205,7 @@ async function writeImage(
 
 /** What a disk's file reads through its chain. */
 export async function readDisk(file: string): Promise<Buffer> {
-  const raw = `${file}.raw`;
+  const raw = join(tmpdir(), `backupvm-raw-${randomUUID()}`); // not beside it: its file system may be full
   try {
     await runOrThrow('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', file, raw], { timeoutMs: 30_000 });
     return await readFile(raw);
