@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
-/** Files at a time: more than there are cores here and in CI, since a test mostly waits for a step of a workflow. */
-const maxWorkers = 3;
+/** Files at a time: the default on two cores is one, and a test mostly waits for a step of a workflow. */
+const maxWorkers = 2;
 
 /** `unit` needs no set-up. `tools` needs the external programs, `integration` also Postgres and Temporal, `libvirt` also libvirtd. */
 export default defineConfig({
@@ -32,6 +32,8 @@ export default defineConfig({
           include: ['test/faults/**/*.test.ts'],
           globalSetup: ['test/support/servers.ts', 'test/faults/bundle.ts'],
           setupFiles: ['test/support/quiet.ts'],
+          fileParallelism: false, // the rows of a file are concurrent
+          sequence: { groupOrder: 1 },
           maxConcurrency: 10, // a row mostly waits, for a heartbeat that does not come
           testTimeout: 600_000,
           hookTimeout: 120_000,
@@ -47,7 +49,7 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false, // one libvirtd, and guests under emulation are heavy
-          sequence: { groupOrder: 1 }, // after all others
+          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -106,7 +106,7 @@ async function main(): Promise<boolean> {
   const run: Run = {
     lab,
     services,
-    bundlePath: bundle.codePath,
+    bundle,
     seed,
     random,
     worker: undefined,

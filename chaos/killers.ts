@@ -98,7 +98,7 @@ async function crashOne({ guests, random }: Run, isVictim: (guest: Guest) => boo
 
 /** One that ends by itself is a defect, and is started anew as a service manager would. */
 export async function startWorker(run: Run): Promise<void> {
-  const worker = await patiently(() => startWorkerProcess(run.lab, run.bundlePath));
+  const worker = await patiently(() => startWorkerProcess(run.lab, run.bundle));
   run.worker = worker;
   void worker.ended.then(async (how) => {
     if (run.worker !== worker) return;

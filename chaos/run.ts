@@ -1,3 +1,4 @@
+import type { WorkerBundle } from '../test/faults/bundle.js';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { WorkerProcess } from '../test/faults/worker-process.js';
 import type { Lab } from '../test/support/lab.js';
@@ -15,7 +16,7 @@ export interface Run {
   libvirt: Libvirt | undefined;
   /** How many run at each hypervisor. */
   vms: { qmp: number; libvirt: number };
-  bundlePath: string;
+  bundle: WorkerBundle;
   seed: number;
   random: Random;
   /** Undefined while it has been ended on purpose. */

@@ -1,30 +1,47 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bundleWorkflowCode, DefaultLogger } from '@temporalio/worker';
+import { build } from 'esbuild';
 import type { TestProject } from 'vitest/node';
 
 declare module 'vitest' {
   interface ProvidedContext {
-    /** The workflow code, bundled once: workers that are killed and started anew must not each do it. */
-    workflowBundlePath: string;
+    workerBundle: WorkerBundle;
   }
 }
 
-/** Bundles the workflow code into a directory of its own. */
-export async function makeBundle(): Promise<{ codePath: string; remove: () => Promise<void> }> {
-  const directory = await mkdtemp(join(tmpdir(), 'backupvm-bundle-'));
-  const codePath = join(directory, 'workflow-bundle.js');
-  const workflowsPath = fileURLToPath(new URL('../../src/workflows/index.ts', import.meta.url));
-  const { code } = await bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('WARN') });
-  await writeFile(codePath, code);
-  return { codePath, remove: () => rm(directory, { recursive: true }) };
+/** Everything that a worker loads, made once: workers that are killed and started anew must not each do it. */
+export interface WorkerBundle {
+  workflowPath: string;
+  /** The program of `worker.ts`, with its hasher beside it. */
+  workerPath: string;
+}
+
+/** Bundles workflow code and worker into a directory of their own, within the project: packages are looked for from there. */
+export async function makeBundle(): Promise<WorkerBundle & { remove: () => Promise<void> }> {
+  const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+  const parent = here('../../node_modules/.cache/');
+  await mkdir(parent, { recursive: true });
+  const directory = await mkdtemp(join(parent, 'backupvm-bundle-'));
+  const workflowPath = join(directory, 'workflow-bundle.cjs');
+  const { code } = await bundleWorkflowCode({
+    workflowsPath: here('../../src/workflows/index.ts'),
+    logger: new DefaultLogger('WARN'),
+  });
+  await writeFile(workflowPath, code);
+  await writeFile(join(directory, 'package.json'), '{"type":"module"}');
+  await build({
+    entryPoints: { worker: here('worker.ts'), hasher: here('../../src/hashes/hasher.ts') },
+    ...{ outdir: directory, bundle: true, platform: 'node', format: 'esm', packages: 'external', sourcemap: 'inline' },
+  });
+  const remove = () => rm(directory, { recursive: true });
+  return { workflowPath, workerPath: join(directory, 'worker.js'), remove };
 }
 
 /** Vitest's globalSetup. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const { codePath, remove } = await makeBundle();
-  project.provide('workflowBundlePath', codePath);
+  const { remove, ...bundle } = await makeBundle();
+  project.provide('workerBundle', bundle);
   return remove;
 }

@@ -84,7 +84,7 @@ export async function withStory(
   const workers: WorkerProcess[] = [];
   try {
     const startWorker = async (killPoint: StoryOptions['killPoint'] = []) => {
-      const worker = await startWorkerProcess(lab, inject('workflowBundlePath'), [killPoint].flat());
+      const worker = await startWorkerProcess(lab, inject('workerBundle'), [killPoint].flat());
       workers.push(worker);
       return worker;
     };
@@ -205,16 +205,30 @@ async function faultyJob(
   return last && { jobId, status, disks: rows.flatMap(({ key, path }) => (key === null ? [] : [{ key, path }])) };
 }
 
-/** Stops the storage daemon while a copy runs, nbdkit included: whoever reads from it waits, and the other disk's copy with it. */
+/**
+ * Stops the storage daemon while a copy runs, nbdkit included: whoever reads from it waits, and the other disk's copy with it.
+ * A small copy is over within some 20 ms of its row: Postgres says so at once, where asking for the row would come too late.
+ */
 async function holdCopies(lab: Lab, vm: StorageDaemon): Promise<void> {
-  await until('a faulty copy', async () => {
-    const { rows } = await lab.database.pool.query(
-      `select 1 from nbd_exports e join backup_jobs j on j.id = e.job_id where j.workflow_id = $1 and e.copy_pid is not null`,
-      [faultyId],
-    );
-    if (rows.length > 0) vm.pause();
-    return rows.length > 0;
+  const client = await lab.database.pool.connect();
+  let isHeld = false;
+  client.on('notification', () => {
+    if (!isHeld) vm.pause();
+    isHeld = true;
   });
+  try {
+    await client.query(`
+      listen copies;
+      create or replace function tell_of_copy() returns trigger language plpgsql as
+        $$ begin perform pg_notify('copies', new.copy_pid::text); return null; end $$;
+      create or replace trigger tell_of_copy after update on nbd_exports
+        for each row when (new.copy_pid is not null) execute function tell_of_copy();`);
+    await until('a faulty copy', () => isHeld);
+  } finally {
+    await client.query('drop trigger if exists tell_of_copy on nbd_exports; unlisten copies');
+    client.removeAllListeners('notification');
+    client.release();
+  }
   await until('nbdcopy to wait', async () => {
     const programs = (await ownProcesses(lab)).map(({ program }) => program);
     return programs.includes('nbdcopy') && programs.includes('nbdkit');

@@ -2,8 +2,8 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { Lab } from '../support/lab.js';
+import type { WorkerBundle } from './bundle.js';
 import type { Death, KillPoint } from './kill-point.js';
 import type { WorkerOrder } from './worker.js';
 
@@ -22,19 +22,17 @@ export interface WorkerProcess {
 /** Starts one, and returns when it is about to poll. It ends with us. */
 export async function startWorkerProcess(
   lab: Lab,
-  workflowBundlePath: string,
+  { workflowPath, workerPath }: WorkerBundle,
   killPoints: readonly KillPoint[] = [],
 ): Promise<WorkerProcess> {
   const { config, temporalAddress, namespace, repository } = lab;
   const deathFile = join(lab.directory, 'death.json');
   const order: WorkerOrder = {
-    ...{ config, temporalAddress, namespace, workflowBundlePath, deathFile, killPoints },
+    ...{ config, temporalAddress, namespace, workflowBundlePath: workflowPath, deathFile, killPoints },
     repositoryPath: repository.path,
   };
-  const child = fork(fileURLToPath(new URL('worker.ts', import.meta.url)), {
-    execArgv: ['--import', 'tsx'],
-    env: { ...process.env, WORKER_ORDER: JSON.stringify(order) },
-  });
+  const env = { ...process.env, WORKER_ORDER: JSON.stringify(order) };
+  const child = fork(workerPath, { execArgv: ['--enable-source-maps'], env });
   const ended = new Promise<string>((resolve) =>
     child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`)),
   );

@@ -20,7 +20,7 @@ declare module 'vitest' {
 }
 
 /** The rest comes from test/faults/bundle.ts. */
-type Provided = Omit<ProvidedContext, 'workflowBundlePath'>;
+type Provided = Omit<ProvidedContext, 'workerBundle'>;
 
 interface Servers {
   provided: Provided;
