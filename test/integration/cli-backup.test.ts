@@ -123,7 +123,9 @@ test('a backup that somebody terminates ends the watch with a code of its own', 
   await connection.close();
   expect(await watching).toMatchObject({
     exitCode: 10,
-    stderr: expect.stringContaining(`The backup was terminated: workflow 'backup-vm/${name}'`) as string,
+    stderr: expect.stringContaining(
+      `The workflow was terminated: 'backup-vm/${name}'; no restore point was made`,
+    ) as string,
   });
 });
 
