@@ -32,9 +32,8 @@ export default defineConfig({
           include: ['test/faults/**/*.test.ts'],
           globalSetup: ['test/support/servers.ts', 'test/faults/bundle.ts'],
           setupFiles: ['test/support/quiet.ts'],
-          fileParallelism: false, // the rows of a file are concurrent
           sequence: { groupOrder: 1 },
-          maxConcurrency: 10, // a row mostly waits, for a heartbeat that does not come
+          maxConcurrency: 6, // a row mostly waits, for a heartbeat that does not come
           testTimeout: 600_000,
           hookTimeout: 120_000,
         },
