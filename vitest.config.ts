@@ -33,7 +33,7 @@ export default defineConfig({
           globalSetup: ['test/support/servers.ts', 'test/faults/bundle.ts'],
           setupFiles: ['test/support/quiet.ts'],
           sequence: { groupOrder: 1 },
-          maxConcurrency: 6, // a row mostly waits, for a heartbeat that does not come
+          maxConcurrency: 8, // a row mostly waits, for a heartbeat that does not come
           testTimeout: 600_000,
           hookTimeout: 120_000,
         },
@@ -48,7 +48,7 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false, // one libvirtd, and guests under emulation are heavy
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 2 }, // `npm test` runs these beside the others: see scripts/test.sh
         },
       },
     ],
