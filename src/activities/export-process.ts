@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NbdExport } from '../db/exports.js';
 import { requireClaim } from '../db/hosts.js';
-import { stopProcess, type ProcessIdentity } from '../process/identity.js';
+import { recordedIdentity, stopProcess } from '../process/identity.js';
 import { exportStopTimeouts, findExportProcess } from '../qemu/qemu-nbd.js';
 import type { HostDependencies } from './dependencies.js';
 
@@ -20,8 +20,7 @@ export async function stopExportProcess(
   await stopCopyProcess({ db, machineId }, lease); // first: it is the one that writes
   const { pidFile, exportName } = lease;
   const server =
-    identityOf(lease.pid, lease.startTime, lease.bootId) ??
-    (pidFile === null ? undefined : await findExportProcess(pidFile, exportName));
+    recordedIdentity(lease) ?? (pidFile === null ? undefined : await findExportProcess(pidFile, exportName));
   if (server) await stopProcess(server, exportStopTimeouts);
   if (pidFile !== null) await rm(pidFile, { force: true });
   await rm(extentListFile(runDir, lease.diskId), { force: true }); // of a copy whose worker died
@@ -33,15 +32,15 @@ export async function stopCopyProcess(
   lease: NbdExport,
 ): Promise<void> {
   await requireClaim(db, { host: lease.host, machineId });
-  const copy = identityOf(lease.copyPid, lease.copyStartTime, lease.copyBootId);
+  const copy = recordedIdentity({
+    pid: lease.copyPid,
+    startTime: lease.copyStartTime,
+    bootId: lease.copyBootId,
+  });
   if (copy) await stopProcess(copy, exportStopTimeouts);
 }
 
 /** Where the extents stand that a copy of this disk is to read. */
 export function extentListFile(runDir: string, diskId: string): string {
   return join(runDir, 'extents', `${diskId}.list`);
-}
-
-function identityOf(pid: number | null, startTime: string | null, bootId: string | null): ProcessIdentity | undefined {
-  return pid === null || startTime === null || bootId === null ? undefined : { pid, startTime, bootId };
 }

@@ -7,7 +7,7 @@ import { abandonMerge, completeMerge, listMerged, recordMerged, recordMergeProce
 import { BackupError } from '../domain/errors.js';
 import { hashesFilePath } from '../domain/names.js';
 import { compareBlockHashes } from '../hashes/hash-disk.js';
-import { stopProcess } from '../process/identity.js';
+import { recordedIdentity, stopProcess } from '../process/identity.js';
 import { commitImage, haveSameContent } from '../qemu/commit-image.js';
 import { checkImage } from '../qemu/qemu-img.js';
 import { syncDirectory, syncFile } from '../repository/durable.js';
@@ -80,9 +80,8 @@ async function commit(
 ): Promise<MergedFile> {
   const { merge, baseFile, successorFile } = merging;
   await requireClaim(db, { host, machineId });
-  const { pid, startTime, bootId } = merge;
-  if (pid !== null && startTime !== null && bootId !== null)
-    await stopProcess({ pid, startTime, bootId }, stopTimeouts);
+  const writer = recordedIdentity(merge);
+  if (writer) await stopProcess(writer, stopTimeouts);
   await requireReadable(db, merging, signal);
   try {
     await commitImage({

@@ -13,7 +13,7 @@ import { getContext } from '../db/contexts.js';
 import { BackupError } from '../domain/errors.js';
 import { hashesFilePath } from '../domain/names.js';
 import { compareBlockHashes } from '../hashes/hash-disk.js';
-import { stopProcess } from '../process/identity.js';
+import { recordedIdentity, stopProcess } from '../process/identity.js';
 import { convertImage, dataBytesOf } from '../qemu/convert.js';
 import { syncFile } from '../repository/durable.js';
 import { chmod, chown, rm } from '../repository/file-system.js';
@@ -148,11 +148,11 @@ interface VerifyOptions {
  */
 export async function stopWriter(
   { db, host, machineId }: Pick<HostDependencies, 'db' | 'host' | 'machineId'>,
-  { pid, startTime, bootId }: Pick<RestoreDisk, 'pid' | 'startTime' | 'bootId'>,
+  disk: Pick<RestoreDisk, 'pid' | 'startTime' | 'bootId'>,
 ): Promise<void> {
   await requireClaim(db, { host, machineId });
-  if (pid === null || startTime === null || bootId === null) return;
-  await stopProcess({ pid, startTime, bootId }, writerStopTimeouts);
+  const writer = recordedIdentity(disk);
+  if (writer) await stopProcess(writer, writerStopTimeouts);
 }
 
 export type RestoreDiskActivities = ReturnType<typeof createRestoreDiskActivities>;

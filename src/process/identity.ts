@@ -10,6 +10,17 @@ export interface ProcessIdentity {
   bootId: string;
 }
 
+/** The identity that a row holds, or undefined where none was recorded. */
+export function recordedIdentity({
+  pid,
+  startTime,
+  bootId,
+}: {
+  [Field in keyof ProcessIdentity]: ProcessIdentity[Field] | null;
+}): ProcessIdentity | undefined {
+  return pid === null || startTime === null || bootId === null ? undefined : { pid, startTime, bootId };
+}
+
 /** The identity of a process that lives now, or undefined when there is none. */
 export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
   const [stat, bootId] = await Promise.all([readStat(pid), readBootId()]);

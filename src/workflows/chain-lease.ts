@@ -1,6 +1,7 @@
-import { sleep, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, sleep, workflowInfo } from '@temporalio/workflow';
 import type { ChainHolder, NewChainLease } from '../db/chain-leases.js';
-import { jobSteps } from './steps.js';
+import { closingFailure, messageOf } from './failures.js';
+import { cleanUpSteps, firstCleanUpSteps, jobSteps } from './steps.js';
 
 const firstWaitMs = 1_000;
 const longestWaitMs = 60_000; // a merge can take hours: few events, and no long wait after its end
@@ -20,8 +21,8 @@ export function createPause(): Pause {
 }
 
 /**
- * Leases the restore points of a context, and waits as long as others work on them. The caller gives the lease back, by the
- * step `cleanUpLease`, also when this throws.
+ * Leases the restore points of a context, and waits as long as others work on them. The caller gives the lease back, by
+ * `endChainLease`, also when this throws.
  */
 export async function takeChainLease(
   lease: Pick<NewChainLease, 'id' | 'contextId' | 'mode' | 'purpose'>,
@@ -33,4 +34,24 @@ export async function takeChainLease(
     if (holders.length === 0) return;
     await pause(holders, say);
   }
+}
+
+/**
+ * Ends what was begun under a lease, and gives it back, also in a run that is cancelled. What cannot be done now is shown as pending,
+ * and done when the host is back: never given up.
+ */
+export async function endChainLease(
+  host: string,
+  leaseId: string,
+  summary: string,
+  say: (step: string) => void,
+): Promise<void> {
+  await CancellationScope.nonCancellable(async () => {
+    try {
+      await firstCleanUpSteps(host, summary).cleanUpLease({ leaseId });
+    } catch (error) {
+      say(`clean-up is pending: ${messageOf(closingFailure(error, host))}`);
+      await cleanUpSteps(host, summary).cleanUpLease({ leaseId });
+    }
+  });
 }

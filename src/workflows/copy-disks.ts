@@ -2,6 +2,7 @@ import { CancellationScope, sleep } from '@temporalio/workflow';
 import type { OpenedDisk } from '../activities/snapshots.js';
 import type { TransferCounts } from '../activities/transfers.js';
 import { applicationFailureIn, mayBeRetried } from './failures.js';
+import { inLanes } from './lanes.js';
 import type { Report } from './report.js';
 import { cleanUpSteps, compareSteps, copySteps, hostSteps, jobSteps } from './steps.js';
 
@@ -39,26 +40,13 @@ export async function copyDisks(
   limit: number,
 ): Promise<CopiedDisk[]> {
   const context: CopyContext = { ...request, inTurn: takeTurns() };
-  return CancellationScope.cancellable(async () => {
-    const scope = CancellationScope.current();
-    const waiting = [...disks];
-    const copied: CopiedDisk[] = [];
-    const failures: unknown[] = [];
-    const lane = async () => {
-      for (let disk = waiting.shift(); disk && failures.length === 0; disk = waiting.shift()) {
-        try {
-          copied.push(await copyDisk(context, disk));
-        } catch (error) {
-          context.report.disk({ key: disk.key, phase: 'failed' });
-          failures.push(error);
-          scope.cancel();
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(limit, disks.length) }, lane)); // lanes never reject
-    if (failures.length > 0) throw failures[0];
-    return copied.sort((a, b) => a.target.localeCompare(b.target));
-  });
+  const copied = await inLanes(
+    disks,
+    limit,
+    (disk) => copyDisk(context, disk),
+    ({ key }) => context.report.disk({ key, phase: 'failed' }),
+  );
+  return copied.sort((a, b) => a.target.localeCompare(b.target));
 }
 
 function takeTurns(): CopyContext['inTurn'] {

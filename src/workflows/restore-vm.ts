@@ -1,14 +1,15 @@
-import { CancellationScope, uuid4 } from '@temporalio/workflow';
+import { uuid4 } from '@temporalio/workflow';
 import type { PreparedRestore } from '../activities/prepare-restore.js';
 import type { RestoreSubject } from '../activities/restore-look-up.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { parseRestoreVMInput, type RestoreVMInput, type RestoreVMRequest } from '../domain/restore-input.js';
 import type { RestoreVMDiskResult, RestoreVMResult } from '../domain/restore-result.js';
-import { takeChainLease } from './chain-lease.js';
-import { closingFailure, messageOf } from './failures.js';
+import { endChainLease, takeChainLease } from './chain-lease.js';
+import { closingFailure } from './failures.js';
+import { inLanes } from './lanes.js';
 import type { RestoreDiskProgress } from './messages.js';
 import { startDiskReport, type Columns, type Report } from './report.js';
-import { cleanUpSteps, firstCleanUpSteps, jobSteps, restoreDiskSteps, restoreSteps } from './steps.js';
+import { jobSteps, restoreDiskSteps, restoreSteps } from './steps.js';
 
 const columns: Columns<RestoreDiskProgress> = [
   ['disk', ({ target }) => target],
@@ -68,7 +69,8 @@ async function restore(
     result = { pointId, pointTime, vm: prepared.vm, disks };
   } finally {
     // Always: on success, failure and cancellation. After a crash of the worker, Temporal brings the workflow back to this line.
-    await CancellationScope.nonCancellable(() => cleanUp(host, leaseId, report));
+    report.step('cleaning up');
+    await endChainLease(host, leaseId, 'stop who writes, remove unfinished files, give the lease back', report.step);
   }
   if (target.kind === 'vm' && target.start && hypervisorId !== null) {
     report.step('starting the VM'); // it is restored: a start that fails leaves it as it is
@@ -85,40 +87,16 @@ async function restoreDisks(
   { allowDamaged, limit }: { allowDamaged: boolean; limit: number },
   report: RestoreReport,
 ): Promise<RestoreVMDiskResult[]> {
-  return CancellationScope.cancellable(async () => {
-    const scope = CancellationScope.current();
-    const waiting = [...disks];
-    const restored: RestoreVMDiskResult[] = [];
-    const failures: unknown[] = [];
-    const lane = async () => {
-      for (let disk = waiting.shift(); disk && failures.length === 0; disk = waiting.shift()) {
-        const { restoreDiskId, key, target, path, format, sizeBytes } = disk;
-        report.disk({ key, phase: 'writing' });
-        try {
-          const counts = await restoreDiskSteps(host, `restore ${target}`).restoreDisk({ restoreDiskId, allowDamaged });
-          report.disk({ key, phase: 'written', writtenBytes: counts.writtenBytes });
-          restored.push({ key, target, path, format, sizeBytes, ...counts });
-        } catch (error) {
-          report.disk({ key, phase: 'failed' });
-          failures.push(error);
-          scope.cancel();
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(limit, disks.length) }, lane)); // lanes never reject
-    if (failures.length > 0) throw failures[0];
-    return restored.sort((a, b) => a.target.localeCompare(b.target));
-  });
-}
-
-/** The compensation. What cannot be done now is shown as pending, and done when the host is back: never given up. */
-async function cleanUp(host: string, leaseId: string, report: RestoreReport): Promise<void> {
-  const summary = 'stop who writes, remove unfinished files, give the lease back';
-  report.step('cleaning up');
-  try {
-    await firstCleanUpSteps(host, summary).cleanUpLease({ leaseId });
-  } catch (error) {
-    report.step(`clean-up is pending: ${messageOf(closingFailure(error, host))}`);
-    await cleanUpSteps(host, summary).cleanUpLease({ leaseId });
-  }
+  const restored = await inLanes(
+    disks,
+    limit,
+    async ({ restoreDiskId, key, target, path, format, sizeBytes }) => {
+      report.disk({ key, phase: 'writing' });
+      const counts = await restoreDiskSteps(host, `restore ${target}`).restoreDisk({ restoreDiskId, allowDamaged });
+      report.disk({ key, phase: 'written', writtenBytes: counts.writtenBytes });
+      return { key, target, path, format, sizeBytes, ...counts };
+    },
+    ({ key }) => report.disk({ key, phase: 'failed' }),
+  );
+  return restored.sort((a, b) => a.target.localeCompare(b.target));
 }

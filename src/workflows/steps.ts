@@ -45,13 +45,7 @@ export const jobSteps = proxyLocalActivities<
 
 /** The host's first step: tells an absent host from a slow one. */
 export function probeSteps(host: string) {
-  return proxyActivities<ProbeActivities>({
-    taskQueue: controlQueue(host),
-    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
-    startToCloseTimeout: '5 minutes', // virsh and the repository's file system may be slow, not dead
-    heartbeatTimeout: '30 seconds', // a worker that dies is noticed within this time
-    retry: { maximumAttempts: 5 },
-  });
+  return proxyActivities<ProbeActivities>(probeOptions(host));
 }
 
 /** Short steps on the host. After a crash they wait for its worker to come back. */
@@ -127,13 +121,7 @@ export function restoreDiskSteps(host: string, summary: string) {
 
 /** Looks at the repository before anything is leased: tells an absent host from a slow one. */
 export function probeVerificationSteps(host: string) {
-  return proxyActivities<Pick<VerifyChainActivities, 'probeVerification'>>({
-    taskQueue: controlQueue(host),
-    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
-    startToCloseTimeout: '5 minutes', // the repository's file system may be slow, not dead
-    heartbeatTimeout: '30 seconds',
-    retry: { maximumAttempts: 5 },
-  });
+  return proxyActivities<Pick<VerifyChainActivities, 'probeVerification'>>(probeOptions(host));
 }
 
 /** Reading the files of a chain, and comparing what they hold. Changes none, so it may be tried anew. */
@@ -167,13 +155,7 @@ export function firstCleanUpSteps(host: string, summary: string) {
 
 /** Looks at the repository before anything is leased: tells an absent host from a slow one. */
 export function probeDeletionSteps(host: string) {
-  return proxyActivities<Pick<DeletionActivities, 'probeDeletion'>>({
-    taskQueue: controlQueue(host),
-    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
-    startToCloseTimeout: '5 minutes', // the repository's file system may be slow, not dead
-    heartbeatTimeout: '30 seconds',
-    retry: { maximumAttempts: 5 },
-  });
+  return proxyActivities<Pick<DeletionActivities, 'probeDeletion'>>(probeOptions(host));
 }
 
 /** Up to the tombstones: a look at every file that a merge reads, and one transaction. */
@@ -197,6 +179,16 @@ export function finishDeletionSteps(host: string, summary: string) {
     heartbeatTimeout: '30 seconds',
     retry: { maximumInterval: '1 minute' },
   });
+}
+
+function probeOptions(host: string) {
+  return {
+    taskQueue: controlQueue(host),
+    scheduleToStartTimeout: '2 minutes', // control slots are always free within seconds: nobody is there
+    startToCloseTimeout: '5 minutes', // virsh and the repository's file system may be slow, not dead
+    heartbeatTimeout: '30 seconds', // a worker that dies is noticed within this time
+    retry: { maximumAttempts: 5 },
+  } as const;
 }
 
 function cleanUpOptions(host: string) {

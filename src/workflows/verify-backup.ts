@@ -1,13 +1,14 @@
-import { CancellationScope, uuid4 } from '@temporalio/workflow';
+import { uuid4 } from '@temporalio/workflow';
 import type { VerificationChain, VerificationPlan, VerificationSubject } from '../activities/verify-plan.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { parseVerifyBackupInput, type VerifyBackupInput, type VerifyBackupRequest } from '../domain/verify-input.js';
 import type { VerifiedFile, VerifyBackupResult } from '../domain/verify-result.js';
-import { takeChainLease } from './chain-lease.js';
-import { closingFailure, messageOf } from './failures.js';
+import { endChainLease, takeChainLease } from './chain-lease.js';
+import { closingFailure } from './failures.js';
+import { inLanes } from './lanes.js';
 import type { VerifyDiskProgress } from './messages.js';
 import { startDiskReport, type Columns, type Report } from './report.js';
-import { cleanUpSteps, firstCleanUpSteps, jobSteps, probeVerificationSteps, verifySteps } from './steps.js';
+import { jobSteps, probeVerificationSteps, verifySteps } from './steps.js';
 
 /** A result may have 2 MiB; a file takes about 400 bytes of it. */
 const mostFiles = 3_000;
@@ -60,7 +61,7 @@ async function verify(
     return { vm, repository, level: input.level, ...describe(plan, files) };
   } finally {
     // Always: on success, failure and cancellation. After a crash of the worker, Temporal brings the workflow back to this line.
-    await CancellationScope.nonCancellable(() => giveBack(host, leaseId, report));
+    await endChainLease(host, leaseId, 'give the lease back', report.step);
   }
 }
 
@@ -75,30 +76,19 @@ async function verifyChains(
   { level, maxParallelDisks }: VerifyBackupInput,
   report: VerifyReport,
 ): Promise<VerifiedFile[]> {
-  return CancellationScope.cancellable(async () => {
-    const scope = CancellationScope.current();
-    const waiting = [...chains];
-    const verified: VerifiedFile[] = [];
-    const failures: unknown[] = [];
-    const lane = async () => {
-      for (let chain = waiting.shift(); chain && failures.length === 0; chain = waiting.shift()) {
-        const { key, target } = chain;
-        report.disk({ key, phase: 'verifying' });
-        try {
-          const files = await verifySteps(host, `verify ${target}`).verifyChain({ contextId, chain, level });
-          report.disk({ key, phase: files.some(({ damage }) => damage !== null) ? 'damaged' : 'good' });
-          verified.push(...files);
-        } catch (error) {
-          report.disk({ key, phase: 'failed' });
-          failures.push(error);
-          scope.cancel();
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(maxParallelDisks, chains.length) }, lane)); // lanes never reject
-    if (failures.length > 0) throw failures[0];
-    return verified.sort((a, b) => a.pointTime.localeCompare(b.pointTime) || a.target.localeCompare(b.target));
-  });
+  const verified = await inLanes(
+    chains,
+    maxParallelDisks,
+    async (chain) => {
+      const { key, target } = chain;
+      report.disk({ key, phase: 'verifying' });
+      const files = await verifySteps(host, `verify ${target}`).verifyChain({ contextId, chain, level });
+      report.disk({ key, phase: files.some(({ damage }) => damage !== null) ? 'damaged' : 'good' });
+      return files;
+    },
+    ({ key }) => report.disk({ key, phase: 'failed' }),
+  );
+  return verified.flat().sort((a, b) => a.pointTime.localeCompare(b.pointTime) || a.target.localeCompare(b.target));
 }
 
 function describe(
@@ -113,15 +103,4 @@ function describe(
     fileCount: files.length,
     files: files.length > mostFiles ? damaged.slice(0, mostFiles) : [...files],
   };
-}
-
-/** Gives the lease back. What cannot be done now is shown as pending, and done when the host is back: never given up. */
-async function giveBack(host: string, leaseId: string, report: VerifyReport): Promise<void> {
-  const summary = 'give the lease back';
-  try {
-    await firstCleanUpSteps(host, summary).cleanUpLease({ leaseId });
-  } catch (error) {
-    report.step(`clean-up is pending: ${messageOf(closingFailure(error, host))}`);
-    await cleanUpSteps(host, summary).cleanUpLease({ leaseId });
-  }
 }
