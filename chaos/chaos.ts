@@ -42,7 +42,7 @@ async function reconcileAgainAndAgain(run: Run, stop: AbortSignal): Promise<void
 const count = (found: Leftovers) => ({
   orphans: [
     ...[...found.processes, ...found.source, ...found.openJobs, ...found.chainLeases, ...found.tombstones],
-    ...[...found.unfinished, ...found.strayFiles, ...found.scratch, ...found.run],
+    ...[...found.unfinished, ...found.strayFiles, ...found.scratch, ...found.run, ...found.temporary],
   ],
   leakedPorts: [...found.leases, ...found.openPorts],
   damageMarks: found.damageMarks,

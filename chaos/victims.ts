@@ -54,9 +54,7 @@ export async function killProgram(lab: Lab, program: string, workerPid: number, 
 /** Looked for often, so without a look at all of /proc; and only below the worker: our own looks at files are none. */
 async function victims(lab: Lab, program: string, workerPid: number): Promise<number[]> {
   if (program === 'qemu-nbd') return exportPids(lab);
-  if (program !== 'nbdkit') return childrenOf(workerPid, program);
-  const copies = await childrenOf(workerPid, 'nbdcopy');
-  return (await Promise.all(copies.map((pid) => childrenOf(pid, program)))).flat();
+  return childrenOf(workerPid, program);
 }
 
 async function exportPids({ config }: Lab): Promise<number[]> {

@@ -23,7 +23,7 @@ export async function stopExportProcess(
     recordedIdentity(lease) ?? (pidFile === null ? undefined : await findExportProcess(pidFile, exportName));
   if (server) await stopProcess(server, exportStopTimeouts);
   if (pidFile !== null) await rm(pidFile, { force: true });
-  await rm(extentListFile(runDir, lease.diskId), { force: true }); // of a copy whose worker died
+  await rm(copyDirectory(runDir, lease.diskId), { recursive: true, force: true }); // of a copy whose worker died
 }
 
 /** Stops the copy that writes to a leased export, known dead; qemu-nbd serves on. @throws BackupError as `stopExportProcess` */
@@ -40,7 +40,7 @@ export async function stopCopyProcess(
   if (copy) await stopProcess(copy, exportStopTimeouts);
 }
 
-/** Where the extents stand that a copy of this disk is to read. */
-export function extentListFile(runDir: string, diskId: string): string {
-  return join(runDir, 'extents', `${diskId}.list`);
+/** What nbdkit needs while it serves the extents that a copy of this disk is to read. */
+export function copyDirectory(runDir: string, diskId: string): string {
+  return join(runDir, 'copies', diskId);
 }

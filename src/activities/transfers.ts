@@ -1,5 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { rm } from 'node:fs/promises';
 import { getDisk } from '../db/disks.js';
 import { findExport, recordCopyProcess, type Attempt } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
@@ -11,7 +10,7 @@ import { verifyCopy } from '../nbd/verify-copy.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { watchCopy } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
-import { extentListFile, stopCopyProcess } from './export-process.js';
+import { copyDirectory, stopCopyProcess } from './export-process.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
 
@@ -94,12 +93,11 @@ export function createTransferActivities(dependencies: HostDependencies) {
   /** All of the disk, or only these extents. */
   async function copy(diskId: string, request: CopyRequest, extents: Extent[] | null): Promise<void> {
     if (!extents) return mappingNoSpace(() => copyFull(request));
-    const file = extentListFile(runDir, diskId);
-    await mkdir(dirname(file), { recursive: true });
+    const directory = copyDirectory(runDir, diskId);
     try {
-      await mappingNoSpace(() => copyExtents({ ...request, extents, extentListFile: file }));
+      await mappingNoSpace(() => copyExtents({ ...request, extents, directory }));
     } finally {
-      await rm(file, { force: true });
+      await rm(directory, { recursive: true, force: true });
     }
   }
 }

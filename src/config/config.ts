@@ -15,7 +15,7 @@ export interface Config {
   nbdPorts: { first: number; last: number };
   /** For the hypervisor's scratch files while a snapshot is open: needs room, and must be reachable by QEMU's user. */
   scratchDir: string;
-  /** For pid files and lists of extents; need not survive a reboot. */
+  /** For pid files, sockets and lists of extents; need not survive a reboot. */
   runDir: string;
   /** How long a copy may stand still before it is ended. */
   stallTimeoutMs: number;
@@ -44,7 +44,7 @@ export function readConfig(env: Environment): Config {
       env['BACKUPVM_SCRATCH_DIR'] || '/var/lib/backupvm/scratch',
       problems,
     ),
-    runDir: readDirectory('BACKUPVM_RUN_DIR', env['BACKUPVM_RUN_DIR'] || '/run/backupvm', problems),
+    runDir: readRunDirectory('BACKUPVM_RUN_DIR', env['BACKUPVM_RUN_DIR'] || '/run/backupvm', problems),
     stallTimeoutMs: 1000 * readCount('BACKUPVM_STALL_SECONDS', env['BACKUPVM_STALL_SECONDS'] || '600', problems),
     copySlots: readCount('BACKUPVM_COPY_SLOTS', env['BACKUPVM_COPY_SLOTS'] || '4', problems),
     logLevel: readLogLevel(env['BACKUPVM_LOG_LEVEL'] || 'info', problems),
@@ -106,6 +106,19 @@ function readPorts(text: string, problems: string[]): { first: number; last: num
 function readDirectory(name: string, text: string, problems: string[]): string {
   if (!isAbsolute(text)) problems.push(`${name}: expected an absolute path, found '${text}'`);
   return text;
+}
+
+/** Sockets lie in it, whose paths take at most 107 bytes on Linux: `/copies/`, a UUID and `/sock` are 49. */
+const longestRunDirBytes = 107 - 49;
+
+function readRunDirectory(name: string, text: string, problems: string[]): string {
+  const bytes = Buffer.byteLength(text);
+  if (bytes > longestRunDirBytes) {
+    problems.push(
+      `${name}: expected at most ${longestRunDirBytes} bytes, since sockets lie in it, found ${bytes}: '${text}'`,
+    );
+  }
+  return readDirectory(name, text, problems);
 }
 
 function readCount(name: string, text: string, problems: string[]): number {

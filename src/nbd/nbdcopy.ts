@@ -1,8 +1,10 @@
-import { writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import type { Extent } from '../domain/extents.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { progressFD, runWithProgress } from '../process/run-with-progress.js';
+import { withServer } from '../process/with-server.js';
 
 /** Connections that one copy opens to its target. More gained nothing on the machines measured. */
 export const copyConnections = 2;
@@ -36,8 +38,8 @@ export async function copyFull(request: CopyRequest): Promise<void> {
 export interface CopyExtentsRequest extends CopyRequest {
   /** Normalized, within the disk. */
   extents: readonly Extent[];
-  /** Where to put the list for nbdkit; written anew, and left for the owner of its directory to remove. */
-  extentListFile: string;
+  /** For the list and the socket of nbdkit; made anew, and left for its owner to remove. Its path takes at most 102 bytes. */
+  directory: string;
 }
 
 /**
@@ -45,25 +47,42 @@ export interface CopyExtentsRequest extends CopyRequest {
  * To be repeated into a new image only.
  * @throws BackupError CopyFailed, CopyIncomplete
  */
-export async function copyExtents({ extents, extentListFile, ...request }: CopyExtentsRequest): Promise<void> {
-  request.signal.throwIfAborted();
+export async function copyExtents({ extents, directory, ...request }: CopyExtentsRequest): Promise<void> {
+  const { sourceUri, signal } = request;
+  signal.throwIfAborted();
   if (extents.length === 0) {
     request.onProgress(1);
     return;
   }
-  await writeFile(extentListFile, extents.map(({ offset, length }) => `${offset} ${length}\n`).join(''));
-  const source = ['nbd', `uri=${request.sourceUri}`, `extentlist=${extentListFile}`];
-  await copy(request, [
-    // Without it nbdcopy looks for zeros in what it reads and, told that the target is zero, leaves them out: then the parent shows through.
-    '--sparse=0',
-    `--request-size=${extentRequestBytes}`,
-    '--', // ends the options, so that those of nbdkit are its own
-    ...['[', 'nbdkit', '--exit-with-parent', '--readonly', '--filter=extentlist', ...source, ']'],
-  ]);
+  await rm(directory, { recursive: true, force: true });
+  await mkdir(directory, { recursive: true });
+  const list = join(directory, 'extents');
+  const socket = join(directory, 'sock');
+  const pidFile = join(directory, 'pid');
+  await writeFile(list, extents.map(({ offset, length }) => `${offset} ${length}\n`).join(''));
+  const options = ['--foreground', '--readonly', `--unix=${socket}`, `--pidfile=${pidFile}`, '--filter=extentlist'];
+  const args = [...options, 'nbd', `uri=${sourceUri}`, `extentlist=${list}`];
+  // Not by nbdcopy's own `[ nbdkit ... ]`: that makes a directory in /tmp, which stays when nbdcopy is killed.
+  await withServer({ program: 'nbdkit', args, pidFile, signal }, (said) =>
+    copy(
+      request,
+      [
+        // Without it nbdcopy looks for zeros in what it reads and, told that the target is zero, leaves them out: then the parent shows through.
+        '--sparse=0',
+        `--request-size=${extentRequestBytes}`,
+        `nbd+unix:///?socket=${encodeURIComponent(socket)}`,
+      ],
+      said,
+    ),
+  );
 }
 
 /** `--destination-is-zero`: what lies outside the extents is not written at all, and shows the parent. */
-async function copy({ targetUri, onProgress, onStart, signal }: CopyRequest, args: string[]): Promise<void> {
+async function copy(
+  { targetUri, onProgress, onStart, signal }: CopyRequest,
+  args: string[],
+  serverSaid = () => '',
+): Promise<void> {
   let percent = 0;
   const onLine = (line: string) => {
     const found = /^(\d+)\/100$/.exec(line)?.[1];
@@ -74,7 +93,7 @@ async function copy({ targetUri, onProgress, onStart, signal }: CopyRequest, arg
   const options = ['--destination-is-zero', '--flush', `--connections=${copyConnections}`, `--progress=${progressFD}`];
   const outcome = await runWithProgress('nbdcopy', [...options, ...args, targetUri], { signal, onStart, onLine });
   if (outcome.exitCode !== 0) {
-    const said = outcome.stderr.trim().slice(0, 2000);
+    const said = `${outcome.stderr.trim().slice(0, 2000)} ${serverSaid()}`.trim();
     throw new BackupError('CopyFailed', `nbdcopy into ${targetUri} failed with exit code ${outcome.exitCode}: ${said}`);
   }
   if (percent !== 100) {

@@ -48,7 +48,7 @@ export async function runCommand(
     forceKillAfterDelay: 10_000,
     detached: true, // leads a group of its own
   });
-  // What it started and left would keep us waiting at its pipes: nbdkit does not end while its source hangs.
+  // What it started and left would keep us waiting at its pipes: a `qemu-img map` of the hasher's, whose storage hangs.
   child.once('exit', () => killGroup(child.pid));
   const lines = createInterface({ input: child.stdio[reportsOnStdout ? 1 : progressFD] ?? child.stdio[progressFD] });
   lines.on('line', onLine);

@@ -67,7 +67,7 @@ export interface StoryOptions extends LabOptions {
 
 const nothing: Leftovers = {
   ...{ processes: [], leases: [], chainLeases: [], openPorts: [], source: [], openJobs: [] },
-  ...{ tombstones: [], damageMarks: [], unfinished: [], strayFiles: [], scratch: [], run: [] },
+  ...{ tombstones: [], damageMarks: [], unfinished: [], strayFiles: [], scratch: [], run: [], temporary: [] },
 };
 
 /** Tells one story in a lab of its own, and clears it away. The full is sealed, by the first worker, when `tell` is called. */

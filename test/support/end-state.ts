@@ -1,4 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { hashesFilePath, manifestPath } from '../../src/domain/names.js';
 import { fileChecksum } from '../../src/repository/files.js';
@@ -29,6 +29,8 @@ export interface Leftovers {
   strayFiles: string[];
   scratch: string[];
   run: string[];
+  /** What libnbd made in /tmp since this lab was made, and did not live to remove. */
+  temporary: string[];
 }
 
 /** What a restore point lacks. */
@@ -62,6 +64,7 @@ export async function findLeftovers(lab: Lab): Promise<Leftovers> {
     strayFiles: files.filter((file) => isBackupFile(file) && !sealed.has(file)),
     scratch: await filesBelow(config.scratchDir),
     run: await filesBelow(config.runDir),
+    temporary: await temporaryDirectories(lab),
   };
 }
 
@@ -107,6 +110,15 @@ export async function ownProcesses({ directory }: Pick<Lab, 'directory'>): Promi
     if (!commandLine.includes('qemu-storage-daemon')) found.push({ pid: Number(entry), program, commandLine });
   }
   return found;
+}
+
+async function temporaryDirectories({ directory }: Lab): Promise<string[]> {
+  const { birthtimeMs } = await stat(directory);
+  const names = (await readdir('/tmp')).filter((name) => name.startsWith('libnbd'));
+  const isNew = async (name: string) =>
+    ((await stat(join('/tmp', name)).catch(() => undefined))?.birthtimeMs ?? 0) > birthtimeMs;
+  const areNew = await Promise.all(names.map(isNew));
+  return names.filter((_, index) => areNew[index]);
 }
 
 async function readColumn(lab: Lab, query: string): Promise<string[]> {

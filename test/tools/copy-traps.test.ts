@@ -58,7 +58,7 @@ describe('the copy', () => {
       sourceUri: bench.slowSource.uriOf('cancelled.disk'),
       targetUri: uri,
       extents: [{ offset: 0, length: 4 * MiB }],
-      extentListFile: bench.path('cancelled.extents'),
+      directory: bench.path('cancelled'),
       onStart: async (identity) => void started.push(identity),
       onProgress: () => controller.abort(reason),
       signal: controller.signal,
@@ -72,7 +72,7 @@ describe('the copy', () => {
     const fractions: number[] = [];
     const unreachable = silently({ sourceUri: 'nbd+unix:///?socket=/none', targetUri: 'nbd+unix:///?socket=/none' });
     const onProgress = (fraction: number) => void fractions.push(fraction);
-    await copyExtents({ ...unreachable, extents: [], extentListFile: '/none', onProgress });
+    await copyExtents({ ...unreachable, extents: [], directory: '/none', onProgress });
     expect(fractions).toEqual([1]);
   });
 

@@ -45,7 +45,7 @@ export async function transfer(request: TransferRequest): Promise<{ writtenBytes
       onProgress: (fraction: number) => void fractions.push(fraction),
       signal,
     };
-    await (extents ? copyExtents({ ...copy, extents, extentListFile: `${file}.extents` }) : copyFull(copy));
+    await (extents ? copyExtents({ ...copy, extents, directory: `${file}.copy` }) : copyFull(copy));
     return { ...(await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal })), fractions };
   } finally {
     await stopProcess(identity, exportStopTimeouts);

@@ -70,6 +70,11 @@ describe('readConfig', () => {
     ['BACKUPVM_NBD_PORTS', '10809-10908 ', 'within 1024-65535'],
     ['BACKUPVM_SCRATCH_DIR', 'scratch', "expected an absolute path, found 'scratch'"],
     ['BACKUPVM_RUN_DIR', './run', "expected an absolute path, found './run'"],
+    [
+      'BACKUPVM_RUN_DIR',
+      `/${'r'.repeat(58)}`,
+      `expected at most 58 bytes, since sockets lie in it, found 59: '/${'r'.repeat(58)}'`,
+    ],
     ['BACKUPVM_COPY_SLOTS', '0', "expected a whole number from 1 to 99999, found '0'"],
     ['BACKUPVM_COPY_SLOTS', '100000', 'expected a whole number from 1 to 99999'],
     ['BACKUPVM_STALL_SECONDS', '2.5', 'expected a whole number from 1 to 99999'],
