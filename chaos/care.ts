@@ -38,7 +38,7 @@ export async function takeCare(
   const isComplete = (await patiently(() => untilClosed(lab, workflowId))) === 'COMPLETED';
   const counts = (run.care[kind] ??= { completed: 0, failed: 0 });
   counts[isComplete ? 'completed' : 'failed'] += 1;
-  await untilUnleased(lab, guest).catch(() => untilUnleased(lab, guest)); // servers are away at times
+  await patiently(() => untilUnleased(lab, guest));
   const result: unknown = isComplete
     ? await patiently(() => lab.client.workflow.getHandle(workflowId).result())
     : undefined;

@@ -76,6 +76,8 @@ async function conclude(run: Run, seconds: number): Promise<boolean> {
   return orphans.length + leakedPorts.length + damaged.length === 0;
 }
 
+const told = (error: unknown) => (error instanceof Error ? (error.stack ?? error.message) : String(error));
+
 async function main(): Promise<boolean> {
   const [wanted, seed, lanes] = [Number(values.kills), Number(values.seed), Number(values.vms)];
   const share = Number(values['libvirt-share']);
@@ -126,7 +128,10 @@ async function main(): Promise<boolean> {
   try {
     await startWorker(run);
     const reconciling = reconcileAgainAndAgain(run, over.signal);
-    const lives = Array.from({ length: lanes }, (_, number) => live(run, number + 1));
+    // A lane that cannot go on is a problem to tell of at the end; the others go on.
+    const lives = Array.from({ length: lanes }, (_, number) =>
+      live(run, number + 1).catch((error: unknown) => void run.problems.push(`lane ${number + 1}: ${told(error)}`)),
+    );
     await Promise.all([killAll(run), ...lives]);
     over.abort();
     await reconciling;
