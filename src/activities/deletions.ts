@@ -17,6 +17,7 @@ import { describeDeletion, type DeletedPoint } from './deletion-plan.js';
 import type { HostDependencies } from './dependencies.js';
 import { finishTombstones } from './finish-tombstones.js';
 import { heartbeating } from './heartbeat.js';
+import type { MergeProgress, MergeWatch } from './merge.js';
 import { requireHost } from './job-rows.js';
 import { findTrouble } from './parent-files.js';
 import { ownDiskFile, type PointFolder } from './point-files.js';
@@ -38,7 +39,12 @@ export function createDeletionActivities(dependencies: HostDependencies) {
 
     /** `finishDeletion`, with heartbeats. */
     async finishDeletion(input: { leaseId: string }): Promise<DeletionEnd> {
-      return heartbeating((signal) => finishDeletion(dependencies, input.leaseId, signal));
+      let merging: MergeProgress | undefined;
+      const onProgress = (progress: MergeProgress) => void (merging = progress);
+      return heartbeating(
+        (signal) => finishDeletion(dependencies, input.leaseId, signal, onProgress),
+        () => merging,
+      );
     },
   };
 }
@@ -92,6 +98,7 @@ export async function finishDeletion(
   dependencies: HostDependencies,
   leaseId: string,
   signal: AbortSignal,
+  onProgress: MergeWatch['onProgress'] = () => undefined,
 ): Promise<DeletionEnd> {
   const { db } = dependencies;
   const lease = await findChainLease(db, leaseId);
@@ -99,7 +106,7 @@ export async function finishDeletion(
   const folder = await findFolder(dependencies, lease.contextId);
   let outcome: { warnings: string[]; refusals: string[] };
   try {
-    outcome = await finishTombstones(dependencies, lease, folder, signal);
+    outcome = await finishTombstones(dependencies, lease, folder, { signal, onProgress });
     await releaseChainLease(db, leaseId);
   } catch (error) {
     signal.throwIfAborted();

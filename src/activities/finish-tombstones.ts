@@ -7,7 +7,7 @@ import { BackupError } from '../domain/errors.js';
 import { messageOf } from '../domain/message-of.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
-import { finishMerge } from './merge.js';
+import { finishMerge, type MergeWatch } from './merge.js';
 import { removePointFiles, removePointManifest, type PointFolder } from './point-files.js';
 
 /** A hypervisor that hangs must not keep files from going. */
@@ -21,7 +21,7 @@ export async function finishTombstones(
   dependencies: HostDependencies,
   { id: leaseId, contextId, deletesContext }: ChainLease,
   folder: PointFolder,
-  signal: AbortSignal,
+  { signal, onProgress }: MergeWatch,
 ): Promise<{ warnings: string[]; refusals: string[] }> {
   const { db } = dependencies;
   const { repository } = folder;
@@ -34,7 +34,7 @@ export async function finishTombstones(
   const refusals: string[] = [];
   for (const merge of await listMerges(db, leaseId)) {
     try {
-      await finishMerge(dependencies, folder, merge, signal);
+      await finishMerge(dependencies, folder, merge, { signal, onProgress });
     } catch (error) {
       if (!(error instanceof BackupError) || error.code !== 'PointDamaged') throw error;
       refusals.push(error.message);

@@ -23,6 +23,24 @@ import { manifestEntry, pointManifest, type ManifestRow } from './point-manifest
 /** Ample for a process that writes: it ends at once, unless its storage hangs. */
 const stopTimeouts = { termTimeoutMs: 10_000, killTimeoutMs: 10_000 };
 
+export interface MergeWatch {
+  signal: AbortSignal;
+  onProgress: (progress: MergeProgress) => void;
+}
+
+/** How far a disk is: all its bytes, once while they are written and once while they are compared. */
+export interface MergeProgress {
+  key: string;
+  phase: string;
+  doneBytes: number;
+  totalBytes: number;
+}
+
+interface Looking {
+  signal: AbortSignal;
+  onProgress: (fraction: number) => void;
+}
+
 /** The disks of a merge, and where the two files lie that change. */
 interface Merging {
   merge: Merge;
@@ -45,11 +63,12 @@ export async function finishMerge(
   dependencies: HostDependencies,
   folder: PointFolder,
   merge: Merge,
-  signal: AbortSignal,
+  { signal, onProgress }: MergeWatch,
 ): Promise<void> {
   const { db } = dependencies;
   const merging = await lookAtMerge(db, folder, merge);
-  const merged = merge.phase === 'replacing' ? sealedFacts(merge) : await commit(dependencies, merging, signal);
+  const merged =
+    merge.phase === 'replacing' ? sealedFacts(merge) : await commit(dependencies, merging, { signal, onProgress });
   await replace(db, { ...merging, merge: { ...merge, phase: 'replacing' } }, merged, signal);
 }
 
@@ -76,9 +95,13 @@ function sealedFacts({ id, mergedChecksum, mergedBytes }: Merge): MergedFile {
 async function commit(
   { db, host, machineId }: HostDependencies,
   merging: Merging,
-  signal: AbortSignal,
+  { signal, onProgress }: MergeWatch,
 ): Promise<MergedFile> {
-  const { merge, baseFile, successorFile } = merging;
+  const { merge, successor, baseFile, successorFile } = merging;
+  const { diskKey: key, sizeBytes: totalBytes } = successor;
+  const tell = (phase: string) => (fraction: number) => {
+    onProgress({ key, phase, doneBytes: Math.round(fraction * totalBytes), totalBytes });
+  };
   await requireClaim(db, { host, machineId });
   const writer = recordedIdentity(merge);
   if (writer) await stopProcess(writer, stopTimeouts);
@@ -88,6 +111,7 @@ async function commit(
       base: baseFile,
       top: successorFile,
       signal,
+      onProgress: tell('merging'),
       async onStart(process) {
         if (await recordMergeProcess(db, merge.id, process)) return;
         throw new BackupError('CleanUpFailed', `Expected merge ${merge.id} to write, found that it is past that`);
@@ -97,7 +121,7 @@ async function commit(
     if (error instanceof BackupError && error.code === 'ToolFailed') await requireSound(db, merging, signal);
     throw error;
   }
-  await requireSameContent(db, merging, signal);
+  await requireSameContent(db, merging, { signal, onProgress: tell('comparing') });
   await syncFile(baseFile);
   const mergedChecksum = await fileChecksum(baseFile, signal);
   const mergedBytes = (await fileFacts(baseFile))?.fileBytes;
@@ -133,11 +157,11 @@ async function requireSound(db: Database, merging: Merging, signal: AbortSignal)
  * Compares what the base's file holds now with the block hashes that were recorded when the successor was backed up. Without a
  * table of them, with what the successor itself reads.
  */
-async function requireSameContent(db: Database, merging: Merging, signal: AbortSignal): Promise<void> {
+async function requireSameContent(db: Database, merging: Merging, looking: Looking): Promise<void> {
   const { baseFile, successor, successorFile } = merging;
-  const differences = await countDifferences(baseFile, successorFile, signal);
+  const differences = await countDifferences(baseFile, successorFile, looking);
   if (differences === 0) return;
-  if (differences !== null && (await countDifferences(successorFile, successorFile, signal)) !== 0) {
+  if (differences !== null && (await countDifferences(successorFile, successorFile, looking)) !== 0) {
     await abandon(db, merging, `${successor.path} does not hold what was backed up`);
   }
   throw new BackupError(
@@ -147,16 +171,16 @@ async function requireSameContent(db: Database, merging: Merging, signal: AbortS
 }
 
 /** How many blocks of a file differ from the hashes beside another one; null where these are of no use and the files differ. */
-async function countDifferences(file: string, hashed: string, signal: AbortSignal): Promise<number | null> {
+async function countDifferences(file: string, hashed: string, looking: Looking): Promise<number | null> {
   const hashesFile = hashesFilePath(hashed);
   try {
     if (await fileFacts(hashesFile)) {
-      return (await compareBlockHashes({ file, format: 'qcow2', hashesFile, signal })).differentBlocks;
+      return (await compareBlockHashes({ file, format: 'qcow2', hashesFile, ...looking })).differentBlocks;
     }
   } catch (error) {
     if (!(error instanceof BackupError) || error.code !== 'PointDamaged') throw error;
   }
-  return (await haveSameContent(file, hashed, signal)) ? 0 : null;
+  return (await haveSameContent(file, hashed, looking.signal)) ? 0 : null;
 }
 
 /** @throws BackupError PointDamaged, always */

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { Listr, ListrLogger, ProcessOutput, type ListrTask } from 'listr2';
 import { formatBytes } from '../domain/format-bytes.js';
+import { printable } from './format.js';
 import { hasColours, type CommonOptions, type Terminal } from './terminal.js';
 import type { DiskView, WorkflowView } from './watch-workflow.js';
 
@@ -33,6 +34,15 @@ export function shareDone({ doneBytes, totalBytes }: DiskView): string {
   return `${percent(doneBytes, totalBytes)} %, ${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
 }
 
+/** A log wants to know of progress, not of every second. */
+function tenthOf({ phase, doneBytes, totalBytes }: DiskView): string {
+  return `${phase} ${totalBytes > 0 ? Math.floor(percent(doneBytes, totalBytes) / 10) : 0}`;
+}
+
+function asideLine(disk: DiskView): string {
+  return `disk ${printable(disk.key)}: ${disk.phase} ${shareDone(disk)}`;
+}
+
 function percent(doneBytes: number, totalBytes: number): number {
   return Math.min(100, Math.floor((doneBytes / totalBytes) * 100));
 }
@@ -49,15 +59,12 @@ function createPlainDisplay<Disk extends DiskView>(
   };
   stdout.write(`${title}\n`);
   return {
-    show({ step, notice, disks }) {
+    show({ step, notice, disks, aside }) {
       if (notice === null) shown.delete('notice');
       else showWhenNew('notice', notice, notice);
       if (step !== null) showWhenNew('step', step, step);
-      for (const disk of disks) {
-        // A log wants to know of progress, not of every second.
-        const tenth = disk.totalBytes > 0 ? Math.floor(percent(disk.doneBytes, disk.totalBytes) / 10) : 0;
-        showWhenNew(`disk ${disk.key}`, `${disk.phase} ${tenth}`, `  ${diskLine(disk)}`);
-      }
+      for (const disk of disks) showWhenNew(`disk ${disk.key}`, tenthOf(disk), `  ${diskLine(disk)}`);
+      if (aside) showWhenNew(`disk ${aside.key}`, tenthOf(aside), `  ${asideLine(aside)}`);
     },
     end: async () => undefined,
   };
@@ -109,7 +116,10 @@ function createRootTask<Disk extends DiskView>(live: LiveWorkflow<Disk>): ListrT
   return {
     title,
     task: async (_context, task) => {
-      views.on('view', ({ step, notice }) => (task.title = [title, notice ?? step].filter(Boolean).join(': ')));
+      views.on('view', ({ step, notice, aside }) => {
+        const parts = [title, notice ?? step, notice === null && aside ? asideLine(aside) : null];
+        task.title = parts.filter(Boolean).join(': ');
+      });
       const planned = new Promise<WorkflowView<Disk>>((resolve) => {
         views.on('view', (view) => {
           if (view.disks.length > 0) resolve(view);

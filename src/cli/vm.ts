@@ -76,7 +76,7 @@ async function listVMs(db: Database, config: Config, hypervisor: Hypervisor): Pr
 
 function listText(vms: readonly ListedVM[], terminal: Terminal): string {
   const rows = vms.flatMap((vm) => {
-    const point = vm.lastPoint ? `${formatTime(vm.lastPoint.pointTime)} in ${vm.lastPoint.repository}` : 'none';
+    const point = vm.lastPoint ? describePoint(vm.lastPoint) : 'none';
     const ofVM = [vm.name, vm.hypervisor, vm.state, point];
     if (vm.disks.length === 0) return [[...ofVM, 'none', '', '', '']];
     return vm.disks.map(({ key, target, sizeBytes, skipReason, tracksChanges }, index) => [
@@ -93,4 +93,8 @@ function listText(vms: readonly ListedVM[], terminal: Terminal): string {
     right: ['SIZE'],
     colours: hasColours(terminal),
   });
+}
+
+function describePoint({ pointTime, repository, damaged }: LastPoint): string {
+  return `${formatTime(pointTime)} in ${repository}${damaged ? ', damaged' : ''}`;
 }

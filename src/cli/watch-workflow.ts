@@ -11,6 +11,8 @@ export interface WorkflowView<Disk extends DiskView> {
   /** What hinders it, for people. */
   notice: string | null;
   disks: Disk[];
+  /** What a step says of a disk that the workflow does not tell of: the one that a deletion merges. */
+  aside: DiskView | null;
 }
 
 /** What every display of a disk needs. */
@@ -57,7 +59,9 @@ export async function watchWorkflow<Result, Told extends { key: string }, Disk e
         heartbeats.find(({ key }) => key === disk.key),
       ),
     );
-    show({ step: progress?.step ?? null, notice: noticeFor(description, untakenSince), disks });
+    const other = progress && heartbeats.find(({ key }) => !disks.some((disk) => disk.key === key));
+    const aside = other ? { phase: '', ...other } : null;
+    show({ step: progress?.step ?? null, notice: noticeFor(description, untakenSince), disks, aside });
     try {
       await delay(pollMs, undefined, { signal });
     } catch {

@@ -1,4 +1,4 @@
-import { and, desc, eq, inArray, or, sql } from 'drizzle-orm';
+import { and, desc, eq, exists, inArray, isNotNull, or, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { exclusiveHolder, lockContext, type ChainHolder } from './chain-leases.js';
 import { inheritDamage } from './damage.js';
@@ -271,6 +271,7 @@ export interface LastPoint {
   jobId: string;
   pointTime: Date;
   repository: string;
+  damaged: boolean;
 }
 
 /** The newest restore point of each VM of a hypervisor, in whichever repository. */
@@ -281,6 +282,12 @@ export async function lastPoints(db: Database, hypervisorId: string): Promise<La
       jobId: backupJobs.id,
       pointTime: backupJobs.pointTime,
       repository: repositories.name,
+      damaged: sql<boolean>`${exists(
+        db
+          .select({ id: backupDisks.id })
+          .from(backupDisks)
+          .where(and(eq(backupDisks.jobId, backupJobs.id), isNotNull(backupDisks.damage))),
+      )}`,
     })
     .from(backupJobs)
     .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))

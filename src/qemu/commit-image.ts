@@ -3,7 +3,7 @@ import { BackupError } from '../domain/errors.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { runWithProgress } from '../process/run-with-progress.js';
 import { run } from '../process/run.js';
-import { throwIfLocked } from './qemu-img.js';
+import { progressOf, throwIfLocked } from './qemu-img.js';
 
 /** Reads both disks whole: the largest ones on the slowest repositories. */
 const compareTimeoutMs = 24 * 3_600_000;
@@ -14,6 +14,8 @@ export interface CommitRequest {
   /** The file from which on back to the base all data are written into the base. It stays as it is. */
   top: string;
   onStart: (identity: ProcessIdentity) => Promise<void>;
+  /** Hears how far it is, from 0 to 1. */
+  onProgress: (fraction: number) => void;
   signal: AbortSignal;
 }
 
@@ -23,9 +25,13 @@ export interface CommitRequest {
  * the first byte on.
  * @throws BackupError ExportFailed when somebody else has one of the files open; RepositoryFull; ToolFailed
  */
-export async function commitImage({ base, top, onStart, signal }: CommitRequest): Promise<void> {
-  const args = ['commit', '-q', '-f', 'qcow2', '-d', '-b', base, top];
-  const outcome = await runWithProgress('qemu-img', args, { signal, onStart, onLine: () => undefined });
+export async function commitImage({ base, top, onStart, onProgress, signal }: CommitRequest): Promise<void> {
+  const args = ['commit', '-p', '-f', 'qcow2', '-d', '-b', base, top];
+  const onLine = (line: string) => {
+    const fraction = progressOf(line);
+    if (fraction !== undefined) onProgress(fraction);
+  };
+  const outcome = await runWithProgress('qemu-img', args, { signal, onStart, onLine, reportsOnStdout: true });
   if (outcome.exitCode === 0) return;
   throwIfLocked(top, outcome);
   const said = outcome.stderr.trim().slice(0, 2000);

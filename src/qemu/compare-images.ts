@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { runWithProgress } from '../process/run-with-progress.js';
-import { throwIfLocked } from './qemu-img.js';
+import { progressOf, throwIfLocked } from './qemu-img.js';
 
 export interface CompareImagesRequest {
   /** Of an NBD export. */
@@ -24,7 +24,8 @@ export async function compareWithSource(request: CompareImagesRequest): Promise<
   const { sourceUri, file, signal, onStart, onProgress } = request;
   let difference = '';
   const onLine = (line: string) => {
-    for (const [, percent] of line.matchAll(/\(([\d.]+)\/100%\)/g)) onProgress(Number(percent) / 100);
+    const fraction = progressOf(line);
+    if (fraction !== undefined) onProgress(fraction);
     difference ||= /Content mismatch at offset \d+/.exec(line)?.[0] ?? '';
   };
   const images = ['-f', 'raw', '-F', 'qcow2', sourceUri, resolve(file)];

@@ -5,6 +5,7 @@ import type { ProcessIdentity } from '../process/identity.js';
 import type { Outcome } from '../process/run.js';
 import { runOrThrow } from '../process/run.js';
 import { runWithProgress } from '../process/run-with-progress.js';
+import { progressOf } from './qemu-img.js';
 
 /** Reads the maps of a whole chain: minutes for files of many TiB. */
 const mapTimeoutMs = 3_600_000;
@@ -53,8 +54,8 @@ async function convert(
     signal,
     onStart,
     onLine: (line) => {
-      const percent = /\(([\d.]+)\/100%\)/.exec(line)?.[1];
-      if (percent !== undefined) onProgress(Number(percent) / 100);
+      const fraction = progressOf(line);
+      if (fraction !== undefined) onProgress(fraction);
     },
     reportsOnStdout: true,
   });

@@ -147,3 +147,9 @@ export function throwIfLocked(file: string, { stderr }: Outcome): void {
     },
   );
 }
+
+/** How far `qemu-img -p` says in a line that it is, from 0 to 1; undefined where the line says something else. */
+export function progressOf(line: string): number | undefined {
+  const percent = [...line.matchAll(/\(([\d.]+)\/100%\)/g)].at(-1)?.[1];
+  return percent === undefined ? undefined : Number(percent) / 100;
+}

@@ -44,6 +44,7 @@ export interface Story {
 
 export interface FaultyOptions {
   quiesce?: 'require';
+  compare?: true;
   workflowExecutionTimeout?: '10s';
 }
 
@@ -122,12 +123,15 @@ async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstW
   return {
     lab,
     vm,
-    async startFaulty({ quiesce, workflowExecutionTimeout } = {}) {
+    async startFaulty({ workflowExecutionTimeout, ...options } = {}) {
       await vm.write('root', MiB / 2, MiB, 0x22);
       await vm.zero('data', 0, MiB / 2);
       await keepWitness();
-      const input = { vm: 'vm', repository: 'store', ...(quiesce && { quiesce }) };
-      return lab.start(input, faultyId, workflowExecutionTimeout && { workflowExecutionTimeout });
+      return lab.start(
+        { vm: 'vm', repository: 'store', ...options },
+        faultyId,
+        workflowExecutionTimeout && { workflowExecutionTimeout },
+      );
     },
     holdCopies: () => holdCopies(lab, vm),
     async addPoint() {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { KillPoint } from './kill-point.js';
-import { faultyId, withStory, type Recovery } from './story.js';
+import { faultyId, withStory, type FaultyOptions, type Recovery } from './story.js';
 
 const phases = ['before', 'during', 'after'] as const;
 const steps = [
@@ -27,12 +27,12 @@ const at = (activity: string, phase: KillPoint['phase']): KillPoint => ({ workfl
 async function tellOfDeath(
   point: KillPoint,
   recovery: Recovery,
-  options: { quiesce?: 'require'; times?: number } = {},
+  options: { faulty?: FaultyOptions; times?: number } = {},
 ): Promise<void> {
   await withStory(
     `worker killed ${point.phase} ${point.activity}`,
     async ({ startFaulty, startWorker, expectRecovered, firstWorker }) => {
-      const handle = await startFaulty(options.quiesce && { quiesce: options.quiesce });
+      const handle = await startFaulty(options.faulty);
       let worker = firstWorker;
       for (let time = 1; ; time += 1) {
         const { inTime } = await worker.death();
@@ -53,8 +53,12 @@ describe.concurrent('the worker is killed (SIGKILL)', () => {
     ([phase, step]) => tellOfDeath(at(step, phase), { outcome: 'complete' }),
   );
 
+  test.for(phases)('%s compareCopy, of a backup that is compared: the next worker completes the same backup', (phase) =>
+    tellOfDeath(at('compareCopy', phase), { outcome: 'complete' }, { faulty: { compare: true } }),
+  );
+
   test.for(phases)('%s closeJob, of a backup that fails: it is closed all the same', (phase) =>
-    tellOfDeath(at('closeJob', phase), { outcome: 'failed' }, { quiesce: 'require' }),
+    tellOfDeath(at('closeJob', phase), { outcome: 'failed' }, { faulty: { quiesce: 'require' } }),
   );
 
   test.for(phases)('twice in a row, %s cleanUp', (phase) =>

@@ -57,6 +57,7 @@ test('damage is printed, ends the command with exit code 6, and is shown whereve
   );
   expect((await backupvm('point', 'list')).stdout).toMatch(/ damaged\n$/);
   expect((await backupvm('job', 'list')).stdout).toContain('complete, damaged');
+  expect((await backupvm('vm', 'list')).stdout).toMatch(/ in store, damaged /);
   for (const subject of ['point', 'job']) {
     expect((await backupvm(subject, 'show', jobId)).stdout).toMatch(/Damage: +web01\/root\/.* is not as it was sealed/);
     const [listed] = Object.values(

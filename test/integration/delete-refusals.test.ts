@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { beginDeletion, finishDeletion } from '../../src/activities/deletions.js';
+import type { MergeProgress } from '../../src/activities/merge.js';
 import { findChainLease } from '../../src/db/chain-leases.js';
 import { listHeads } from '../../src/db/contexts.js';
 import { planDisks } from '../../src/db/disks.js';
@@ -237,6 +238,30 @@ describe('a merge', () => {
         code: 'PointDamaged',
       });
       expect((await points.diskOf(second)).damage).toContain('does not hold what was backed up');
+    } finally {
+      await hashed.close();
+    }
+  });
+});
+
+describe('a merge', () => {
+  test('tells how far each disk is: while it is written, and while it is compared', async () => {
+    const hashed = await createChains(points.database.db, { hashes: true });
+    try {
+      const grow = { kind: 'grow', sizeBytes: 512 * KiB } as const;
+      const write = { kind: 'write', offset: 0, length: 64 * KiB, pattern: 7 } as const;
+      const full = await hashed.addPoint({ root: [grow, write] });
+      await hashed.addPoint({ root: [{ ...write, pattern: 8 }] });
+      const leaseId = await hashed.takeLease();
+      await beginDeletion(hashed.dependencies, { leaseId, jobIds: [full], descendants: 'merge' }, signal);
+      const told: MergeProgress[] = [];
+      await finishDeletion(hashed.dependencies, leaseId, signal, (progress) => void told.push(progress));
+      const last = (phase: string) => told.findLast((progress) => progress.phase === phase);
+      const whole = { key: 'root', doneBytes: 512 * KiB, totalBytes: 512 * KiB };
+      expect([last('merging'), last('comparing')]).toEqual([
+        { ...whole, phase: 'merging' },
+        { ...whole, phase: 'comparing' },
+      ]);
     } finally {
       await hashed.close();
     }

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -39,6 +39,21 @@ test('it says who it is and how far it is, and writes data as data and holes as 
   expect((await stat(target)).size).toBe(64 * MiB);
   expect(await dataBytesOf(target, 'raw', signal)).toBe(24 * MiB);
   expect(await measureImage(source, 'raw', signal)).toBeGreaterThanOrEqual(24 * MiB);
+});
+
+test('a file system that refuses O_DIRECT is written through the page cache', async () => {
+  const memory = join(directory, 'memory');
+  await mkdir(memory);
+  await runOrThrow('mount', ['-t', 'ramfs', 'none', memory], { timeoutMs: 10_000 });
+  const qemu = (...args: string[]) => runOrThrow('qemu-img', args, { timeoutMs: 30_000 });
+  try {
+    const target = join(memory, 'target.raw');
+    await expect(qemu('convert', '-t', 'none', source, target)).rejects.toThrow('O_DIRECT');
+    await convert(target);
+    await qemu('compare', '-f', 'qcow2', '-F', 'raw', source, target);
+  } finally {
+    await runOrThrow('umount', [memory], { timeoutMs: 10_000 });
+  }
 });
 
 test('a file system that is full is told apart, and so is a chain that cannot be read', async () => {

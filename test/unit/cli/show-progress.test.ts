@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { diskLine, type BackupDiskView } from '../../../src/cli/backup.js';
 import { createProgressDisplay } from '../../../src/cli/show-progress.js';
 import { recordTerminal } from './run-command.js';
@@ -23,7 +23,7 @@ test('without a terminal a line is printed when something changes, and for each 
   const { terminal, written } = recordTerminal({});
   const display = createProgressDisplay(terminal, {}, words);
   const show = (disks: BackupDiskView[], notice: string | null = null) =>
-    display.show({ step: 'copying', notice, disks });
+    display.show({ step: 'copying', notice, disks, aside: null });
   show([]);
   show([disk({ phase: 'copying', doneBytes: 0 })]);
   show([disk({ phase: 'copying', doneBytes: 20 * MiB })]);
@@ -40,10 +40,33 @@ test('without a terminal a line is printed when something changes, and for each 
   ]);
 });
 
+const merging = (doneBytes: number) => ({ key: 'SER1', phase: 'merging', doneBytes, totalBytes: 400 * MiB });
+
+test('a disk that only a step tells of is shown beside the step', async () => {
+  const view = { step: 'delete 1 restore point(s)', notice: null, disks: [] };
+  const plain = recordTerminal({});
+  const lines = createProgressDisplay(plain.terminal, {}, { ...words, title: 'Delete' });
+  for (const doneMiB of [100, 101, 200]) lines.show({ ...view, aside: merging(doneMiB * MiB) });
+  expect(plain.written.stdout.trimEnd().split('\n')).toEqual([
+    'Delete',
+    'delete 1 restore point(s)',
+    '  disk SER1: merging 25 %, 100.0 MiB of 400.0 MiB',
+    '  disk SER1: merging 50 %, 200.0 MiB of 400.0 MiB',
+  ]);
+  const live = recordTerminal({});
+  Object.assign(live.terminal.stdout, { isTTY: true, columns: 120 });
+  const display = createProgressDisplay(live.terminal, {}, { ...words, title: 'Delete' });
+  await vi.waitUntil(() => {
+    display.show({ ...view, aside: merging(100 * MiB) });
+    return live.written.stdout.includes('delete 1 restore point(s): disk SER1: merging 25 %');
+  });
+  await display.end('complete');
+});
+
 test('with --json no progress is printed', async () => {
   const { terminal, written } = recordTerminal({});
   const display = createProgressDisplay(terminal, { json: true }, words);
-  display.show({ step: 'copying', notice: null, disks: [disk({})] });
+  display.show({ step: 'copying', notice: null, disks: [disk({})], aside: null });
   await display.end('complete');
   expect(written).toEqual({ stdout: '', stderr: '' });
 });
@@ -56,7 +79,7 @@ test.each(['complete', 'failed', 'left'] as const)(
       Object.assign(terminal.stdout, { isTTY: true, columns: 120 });
       const display = createProgressDisplay(terminal, {}, words);
       await new Promise(setImmediate); // the root task has started
-      display.show({ step: 'copying', notice: null, disks });
+      display.show({ step: 'copying', notice: null, disks, aside: null });
       await display.end(how);
       expect(written.stdout).toContain('Backup of VM web01');
       if (disks.length > 0) expect(written.stdout).toContain('copying  25 %, 100.0 MiB of');
