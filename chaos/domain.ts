@@ -38,8 +38,8 @@ export async function startDomain(lab: Lab, { uri }: Libvirt, name: string, disk
     write: (key, offset, length, pattern) => guestIO(key, `write -P ${pattern} ${offset} ${length}`),
     zero: (key, offset, length) => guestIO(key, `write -z -u ${offset} ${length}`),
     kill,
-    async startAnew() {
-      await kill();
+    async startAnew(killAgain) {
+      await killAgain();
       const contents = await readAll(lab, name, disks, async (key, file) => {
         const args = ['convert', '-f', 'qcow2', '-O', 'raw', domain.imageOf(key), file];
         await runOrThrow('qemu-img', args, { timeoutMs: 30_000 });

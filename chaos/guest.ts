@@ -13,8 +13,8 @@ export interface Guest {
   hypervisor: string;
   keys: string[];
   history: History;
-  /** How often its source has been killed: each time its bitmaps are lost. */
-  crashes: () => number;
+  /** When its source was last killed, in ms since 1970: each time its bitmaps are lost. 0: never. */
+  lastCrash: () => number;
   /** Kills it in the middle of whatever it does, and starts it anew after a while. */
   crash: (downMs: number) => Promise<void>;
   /** What is open at its hypervisor, or was forgotten there, when no backup runs. */
@@ -35,7 +35,7 @@ export async function startGuest(
   const machine = await startMachine(disks);
   const history = startHistory(disks.map(({ sizeBytes }) => sizeBytes));
   const inTurn = createTurns();
-  let crashes = 0;
+  let lastCrash = 0;
   let isStopped = false;
 
   async function write(): Promise<void> {
@@ -61,14 +61,17 @@ export async function startGuest(
     hypervisor: machine.hypervisor,
     keys: disks.map(({ key }) => key),
     history,
-    crashes: () => crashes,
+    lastCrash: () => lastCrash,
     async crash(downMs) {
-      crashes += 1;
-      await machine.kill();
+      const kill = async () => {
+        await machine.kill();
+        lastCrash = Date.now();
+      };
+      await kill();
       await inTurn(async () => {
         if (isStopped) return;
         await wait(downMs);
-        history.add({ contents: await machine.startAnew() });
+        history.add({ contents: await machine.startAnew(kill) });
       });
     },
     leftovers: () => machine.leftovers(),

@@ -46,7 +46,6 @@ async function sealLast(run: Run, guest: Guest, ledger: Ledger, random: Random):
 async function turn(run: Run, guest: Guest, ledger: Ledger, random: Random): Promise<boolean> {
   const before = ledger.sealed();
   await wait(random.between(0, 300));
-  ledger.begin();
   const cares = !run.isOver && random.between(0, 2) === 0;
   const [, inspectCare] = await Promise.all([
     backUp(run, guest),

@@ -14,8 +14,6 @@ export interface Ledger {
   mayGo: (jobId: string) => void;
   /** The checksums of what a point's disks hold; undefined while it has not been looked at. */
   witnessOf: (jobId: string) => string[] | undefined;
-  /** A backup is about to begin. */
-  begin: () => void;
   /** Looks at the points that were sealed since the last time. @returns what is wrong with them */
   inspectNew: () => Promise<string[]>;
   /** Looks whether all points still hold what they held when they were sealed. @returns what is wrong with them */
@@ -26,17 +24,23 @@ interface Point {
   jobId: string;
   files: string[];
   types: string;
+  startedAt: Date;
 }
 
 export function startLedger(lab: Lab, guest: Guest): Ledger {
   const witnesses = new Map<string, string[]>();
   const mayBeGone = new Set<string>();
-  // A crash loses the bitmaps also of a point whose backup had begun.
-  let [crashesAtBegin, crashesAtPoint] = [0, 0];
 
   async function points(): Promise<Point[]> {
-    const { rows } = await lab.database.pool.query<{ jobId: string; key: string; path: string; type: string }>(
-      `select j.id as "jobId", d.disk_key as key, d.path, d.type || ' (' || d.reason || ')' as type
+    interface Row {
+      jobId: string;
+      startedAt: Date;
+      key: string;
+      path: string;
+      type: string;
+    }
+    const { rows } = await lab.database.pool.query<Row>(
+      `select j.id as "jobId", j.started_at as "startedAt", d.disk_key as key, d.path, d.type || ' (' || d.reason || ')' as type
        from backup_jobs j join backup_disks d on d.job_id = j.id join vm_backup_contexts c on c.id = j.context_id
        where c.vm_name = $1 and j.status = 'complete' order by j.point_time`,
       [guest.name],
@@ -44,7 +48,8 @@ export function startLedger(lab: Lab, guest: Guest): Ledger {
     return [...new Set(rows.map(({ jobId }) => jobId))].map((jobId) => {
       const disks = rows.filter((row) => row.jobId === jobId);
       const files = guest.keys.map((key) => disks.find((disk) => disk.key === key)?.path ?? `no file of ${key}`);
-      return { jobId, files, types: [...new Set(disks.map(({ type }) => type))].join(', ') };
+      const types = [...new Set(disks.map(({ type }) => type))].join(', ');
+      return { jobId, files, types, startedAt: disks[0]?.startedAt ?? new Date() };
     });
   }
 
@@ -66,20 +71,24 @@ export function startLedger(lab: Lab, guest: Guest): Ledger {
     pointIds: async () => (await points()).map(({ jobId }) => jobId),
     mayGo: (jobId) => void mayBeGone.add(jobId),
     witnessOf: (jobId) => witnesses.get(jobId),
-    begin: () => void (crashesAtBegin = guest.crashes()),
     async inspectNew() {
       const problems: string[] = [];
-      for (const point of (await points()).filter(({ jobId }) => !witnesses.has(jobId))) {
+      const all = await points();
+      for (const point of all.filter(({ jobId }) => !witnesses.has(jobId))) {
         const upTo = guest.history.length();
         const found = await withRestored(point, async (restored) => {
           witnesses.set(point.jobId, await checksums(restored));
           return guest.history.find(restored, upTo);
         });
         if (found === undefined) problems.push(`${guest.name}: point ${point.jobId} is of no moment of the guest`);
-        const isSurprise = point.types.includes('full') && witnesses.size > 1 && guest.crashes() === crashesAtPoint;
-        if (isSurprise)
-          problems.push(`${guest.name}: point ${point.jobId} is a ${point.types}, without a crash of the VM`);
-        crashesAtPoint = crashesAtBegin;
+        const before = all[all.indexOf(point) - 1];
+        const isFull = point.types.includes('full') && !point.types.includes('merged'); // by a prune, meanwhile
+        // A crash loses the bitmaps also of a point whose backup had only begun.
+        if (isFull && before && guest.lastCrash() < before.startedAt.getTime()) {
+          problems.push(
+            `${guest.name}: point ${point.jobId}, begun ${point.startedAt.toISOString()}, is a ${point.types}, though the one before began ${before.startedAt.toISOString()} and the VM crashed last ${new Date(guest.lastCrash()).toISOString()}`,
+          );
+        }
       }
       return problems;
     },

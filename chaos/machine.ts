@@ -15,8 +15,11 @@ export interface Machine {
   zero: (key: string, offset: number, length: number) => Promise<void>;
   /** As a power cut. Returns when it is dead. */
   kill: () => Promise<void>;
-  /** Starts it after a crash; killed meanwhile, it starts once more. @returns what the crash has left on its disks */
-  startAnew: () => Promise<Buffer[]>;
+  /**
+   * Starts it after a crash; killed meanwhile, it starts once more. Ends by `kill` the one that an earlier crash has started by
+   * now. @returns what the crash has left on its disks
+   */
+  startAnew: (kill: () => Promise<void>) => Promise<Buffer[]>;
   /** What is open at its hypervisor, or was forgotten there, when no backup runs. */
   leftovers: () => Promise<string[]>;
   stop: () => Promise<void>;
@@ -30,9 +33,9 @@ export async function startDaemon(lab: Lab, name: string, disks: DiskSize[]): Pr
     write: daemon.write,
     zero: daemon.zero,
     kill: daemon.kill,
-    async startAnew() {
+    async startAnew(kill) {
       for (let attempt = 1; ; attempt += 1) {
-        await daemon.kill(); // one that lives, with a copy that reads from it, would not end in good order
+        await kill(); // one that lives, with a copy that reads from it, would not end in good order
         try {
           await daemon.restart();
           return await readAll(lab, name, disks, daemon.read);
