@@ -43,6 +43,7 @@ CREATE TABLE "backup_jobs" (
 	"run_id" text NOT NULL,
 	"status" text DEFAULT 'running' NOT NULL,
 	"point_time" timestamp with time zone NOT NULL,
+	"snapshot_ids" uuid[] DEFAULT '{}' NOT NULL,
 	"consistency" text,
 	"vm_config" text,
 	"warnings" text[] DEFAULT '{}' NOT NULL,

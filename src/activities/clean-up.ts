@@ -38,13 +38,20 @@ export async function cleanUpJob(dependencies: HostDependencies, jobId: string, 
   requireHost(host, rows.repository);
   const source = dependencies.createSource(rows.hypervisor);
   const { vmId } = rows.context;
+  const { snapshotIds } = rows.job;
   // What holds the guest comes first, and no step that fails keeps the others from running.
-  const steps = [() => source.closeSnapshot(vmId, jobId, signal), () => stopExports(dependencies, jobId)];
+  const steps = [
+    ...snapshotIds.map((id) => () => source.closeSnapshot(vmId, id, signal)),
+    () => stopExports(dependencies, jobId),
+  ];
   if (outcome === 'sealed') {
+    // Also those of attempts at its snapshot that were overtaken.
+    const overtaken = snapshotIds.slice(0, -1).map(changeIdOf);
+    if (overtaken.length > 0) steps.push(() => source.dropChangeIds(vmId, overtaken, signal));
     steps.push(() => dropObsoleteChangeIds(db, rows, source, signal));
   } else {
     steps.push(
-      () => source.dropChangeIds(vmId, [changeIdOf(jobId)], signal),
+      () => source.dropChangeIds(vmId, snapshotIds.map(changeIdOf), signal),
       () => removeUnfinishedFiles(db, rows),
     );
   }
@@ -87,7 +94,7 @@ async function removeUnfinishedFiles(db: Database, { job, context, repository }:
   await probeRepository(root, repository.id);
   for (const disk of disks) {
     if (disk.attemptPath !== null) await removeFile(insideRepository(root, disk.attemptPath));
-    if (disk.status === 'copied') {
+    if (disk.finishedAt !== null) {
       await removeFile(insideRepository(root, disk.path));
       await removeHashes(insideRepository(root, hashesFilePath(disk.path)));
     }

@@ -40,7 +40,7 @@ export function createSealActivities({ db, host }: HostDependencies) {
             entries.push(manifestEntry({ ...disk, ...facts }, parent));
           }
           await writeManifest(manifest, pointManifest(rows, entries));
-          await sealJob(db, job.id, sealed);
+          await sealJob(db, { id: job.id, snapshotId: job.snapshotIds.at(-1) }, sealed);
         } catch (error) {
           if (await isCleanedUp(db, job.id)) await removeMade(root, disks, manifest);
           throw error;

@@ -1,16 +1,26 @@
+import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
-import { planDisks, recordSource, replanAsFull, type BackupDisk } from '../db/disks.js';
-import { recordSnapshot } from '../db/jobs.js';
+import type { BackupDisk } from '../db/disks.js';
+import { beginSnapshot, isForsaken, recordSnapshot, type OpenedDiskRow } from '../db/snapshots.js';
 import { BackupError } from '../domain/errors.js';
 import { totalBytes } from '../domain/extents.js';
 import { diskFilePath } from '../domain/names.js';
 import { asFull, planReasons, type BackupType, type DiskPlan, type PlanReason } from '../domain/plan.js';
 import { mapExport, selectExtents } from '../nbd/nbdinfo.js';
-import type { SnapshotDisk, Source } from '../sources/source.js';
+import {
+  changeIdOf,
+  type OpenSnapshot,
+  type OpenSnapshotRequest,
+  type SnapshotDisk,
+  type Source,
+} from '../sources/source.js';
 import { requireScratchSpace } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
+
+/** A hypervisor that hangs must not keep a late attempt for ever. */
+const undoTimeoutMs = 120_000;
 
 export interface OpenSnapshotInput {
   jobId: string;
@@ -41,73 +51,117 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
   return {
     /**
      * Writes down the planned disks, then opens one point in time over all of them. A disk whose change id the hypervisor no
-     * longer honours becomes a full. Run again, it finds the snapshot that it opened.
+     * longer honours becomes a full. Run again, it closes what an earlier attempt opened, and opens anew: nothing was copied yet.
      */
     async openSnapshot(input: OpenSnapshotInput): Promise<OpenedSnapshot> {
       return heartbeating(async (signal) => {
         const { job, context, hypervisor } = await getJobRows(db, input.jobId);
         requireHost(host, hypervisor);
-        if (job.status !== 'running')
-          throw new BackupError('JobNotFound', `Expected job ${job.id} running, found it ${job.status}`);
-        const rows = await planDisks(
-          db,
-          job,
-          input.disks.map((disk) => ({ ...disk, path: diskFilePath(context.directory, disk.key, job.pointTime) })),
-        );
         await mkdir(scratchDir, { recursive: true });
         await requireScratchSpace(scratchDir);
         const source = createSource(hypervisor);
-        const snapshot = await source.openSnapshot(
-          {
-            snapshotId: job.id,
-            vmId: context.vmId,
-            quiesce: input.quiesce,
-            disks: input.disks.map(({ key, baseChangeId }) => ({ key, baseChangeId })),
-          },
-          signal,
-        );
-        const { consistency, vmConfig, warnings } = snapshot;
-        await recordSnapshot(db, job.id, { consistency, vmConfig, warnings });
-        const disks: OpenedDisk[] = [];
-        for (const plan of input.disks) {
-          const row = rows.find(({ diskKey }) => diskKey === plan.key);
-          const opened = snapshot.disks.find(({ key }) => key === plan.key);
-          if (!row || !opened)
-            throw new TypeError(`Expected the snapshot to hold disk '${plan.key}', found it missing`);
-          const final = replan(plan, opened, input.onLostChangeId);
-          disks.push(await recordOpened(row, final, opened, source, signal));
+        const { vmId, directory } = context;
+        const snapshotId = randomUUID();
+        const planned = input.disks.map((disk) => ({
+          ...disk,
+          path: diskFilePath(directory, disk.key, job.pointTime),
+        }));
+        const begun = await beginSnapshot(db, job, snapshotId, planned);
+        if (!begun) throw tooLate(job.id);
+        for (const id of begun.earlierIds) await endSnapshot(source, vmId, id, signal);
+        const disks = input.disks.map(({ key, baseChangeId }) => ({ key, baseChangeId }));
+        const snapshot = await openAlone(source, { snapshotId, vmId, quiesce: input.quiesce, disks }, signal);
+        try {
+          return await record(job.id, snapshotId, snapshot, begun.disks, input, source, signal);
+        } catch (error) {
+          // Clean-up may have been here before it was open. Not by `signal`, which a late attempt finds aborted.
+          if (await isForsaken(db, snapshotId)) {
+            await endSnapshot(source, vmId, snapshotId, AbortSignal.timeout(undoTimeoutMs));
+          }
+          throw error;
         }
-        return { consistency, disks };
       });
     },
 
     /** Ends the snapshot as soon as the last byte is copied: while it is open, it costs the guest. */
     async closeSnapshot(input: { jobId: string }): Promise<void> {
       await heartbeating(async (signal) => {
-        const { context, hypervisor } = await getJobRows(db, input.jobId);
+        const { job, context, hypervisor } = await getJobRows(db, input.jobId);
         requireHost(host, hypervisor);
-        await createSource(hypervisor).closeSnapshot(context.vmId, input.jobId, signal);
+        for (const id of job.snapshotIds) await createSource(hypervisor).closeSnapshot(context.vmId, id, signal);
       });
     },
   };
 
-  async function recordOpened(
-    row: BackupDisk,
-    plan: DiskPlan,
-    opened: SnapshotDisk,
+  /** Records what the snapshot came to, and what is to be copied from it. @throws BackupError JobNotFound when it is too late */
+  async function record(
+    jobId: string,
+    snapshotId: string,
+    { consistency, vmConfig, warnings, disks }: OpenSnapshot,
+    planned: readonly BackupDisk[],
+    input: OpenSnapshotInput,
     source: Source,
     signal: AbortSignal,
-  ): Promise<OpenedDisk> {
-    const dirtyContext = plan.type === 'incremental' ? opened.dirtyContext : null;
-    if (plan.type === 'full' && row.type === 'incremental') await replanAsFull(db, row.id, plan.reason);
-    const { uri: sourceUri, changeId, sizeBytes } = opened;
-    await recordSource(db, row.id, { sourceUri, dirtyContext, changeId, sizeBytes });
-    const allocation = await mapExport(sourceUri, 'base:allocation', signal);
-    const dataBytes = totalBytes(selectExtents(allocation, (flags) => flags === 0));
-    const changedBytes = dirtyContext === null ? dataBytes : totalBytes(await source.changedExtents(opened, signal));
-    const { key, target, type, reason } = plan;
-    return { diskId: row.id, key, target, type, reason, sizeBytes, dataBytes, changedBytes, path: row.path };
+  ): Promise<OpenedSnapshot> {
+    const opened: OpenedDisk[] = [];
+    const rows: OpenedDiskRow[] = [];
+    for (const plan of input.disks) {
+      const row = planned.find(({ diskKey }) => diskKey === plan.key);
+      const disk = disks.find(({ key }) => key === plan.key);
+      if (!row || !disk) throw new TypeError(`Expected the snapshot to hold disk '${plan.key}', found it missing`);
+      const { key, target, type, reason, parentId } = replan(plan, disk, input.onLostChangeId);
+      const dirtyContext = type === 'incremental' ? disk.dirtyContext : null;
+      const { uri: sourceUri, changeId, sizeBytes } = disk;
+      const sizes = await measure(disk, dirtyContext, source, signal);
+      rows.push({ id: row.id, type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes });
+      opened.push({ diskId: row.id, key, target, type, reason, sizeBytes, ...sizes, path: row.path });
+    }
+    if (await recordSnapshot(db, { jobId, snapshotId }, { consistency, vmConfig, warnings }, rows)) {
+      return { consistency, disks: opened };
+    }
+    throw tooLate(jobId);
   }
+
+  /** Opens a snapshot; one in its way that an attempt left which came late, and died, is ended first. */
+  async function openAlone(source: Source, request: OpenSnapshotRequest, signal: AbortSignal): Promise<OpenSnapshot> {
+    for (let ended = 0; ; ended += 1) {
+      try {
+        return await source.openSnapshot(request, signal);
+      } catch (error) {
+        const other =
+          error instanceof BackupError && error.code === 'SourceBusy' ? error.details?.['snapshotId'] : null;
+        if (ended === 3 || typeof other !== 'string' || !(await isForsaken(db, other))) throw error;
+        await endSnapshot(source, request.vmId, other, signal);
+      }
+    }
+  }
+}
+
+/** Ends a snapshot that nothing is copied from, with the change id that came with it. */
+async function endSnapshot(source: Source, vmId: string, snapshotId: string, signal: AbortSignal): Promise<void> {
+  await source.closeSnapshot(vmId, snapshotId, signal);
+  await source.dropChangeIds(vmId, [changeIdOf(snapshotId)], signal);
+}
+
+/** In bytes: what a full of an open disk has to copy, and what this copy has to. */
+async function measure(
+  disk: SnapshotDisk,
+  dirtyContext: string | null,
+  source: Source,
+  signal: AbortSignal,
+): Promise<{ dataBytes: number; changedBytes: number }> {
+  const allocation = await mapExport(disk.uri, 'base:allocation', signal);
+  const dataBytes = totalBytes(selectExtents(allocation, (flags) => flags === 0));
+  if (dirtyContext === null) return { dataBytes, changedBytes: dataBytes };
+  return { dataBytes, changedBytes: totalBytes(await source.changedExtents(disk, signal)) };
+}
+
+/** For an attempt that was taken for dead, and comes back after its job has ended, or another attempt has begun. */
+function tooLate(jobId: string): BackupError {
+  return new BackupError(
+    'JobNotFound',
+    `Expected job ${jobId} running, with no later attempt at its snapshot, found that it has ended, or was begun anew; what this one opened is closed again`,
+  );
 }
 
 /** What the open snapshot leaves of a plan. @throws BackupError ChangeIdLost when a surprising full is not wanted */

@@ -15,8 +15,12 @@ export interface OpenDatabase {
 
 /** Makes a pool; connects at the first query. `onError` hears of idle connections that break. */
 export function openDatabase(config: pg.PoolConfig, onError: (error: Error) => void): OpenDatabase {
-  // A query must not hang on a host that went away: the activity's retry is the place to wait.
-  const pool = new pg.Pool({ connectionTimeoutMillis: 10_000, application_name: 'backupvm', ...config });
+  const pool = new pg.Pool({
+    connectionTimeoutMillis: 10_000, // a query must not hang on a host that went away: the activity's retry is the place to wait
+    idle_in_transaction_session_timeout: 30_000, // nor on a worker that is frozen in the middle of a transaction, with its locks
+    application_name: 'backupvm',
+    ...config,
+  });
   pool.on('error', onError);
   // The pool hears of idle connections only. Whoever uses this one learns of its end by the query: unheard, it ends the process.
   pool.on('connect', (client) => client.on('error', () => undefined));
@@ -43,7 +47,7 @@ export function violatesUnique(error: unknown, constraint: string): boolean {
   return found?.code === '23505' && found.constraint === constraint;
 }
 
-const unreachable = /^(ECONN|ENOTFOUND|EAI_|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|EPIPE|08|57P0|53300)/;
+const unreachable = /^(ECONN|ENOTFOUND|EAI_|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|EPIPE|08|25P03|57P0|53300)/;
 
 /** Puts a failure of Postgres itself into words; undefined when the error is of another kind. `address` holds no password. */
 export function describeDatabaseFailure(error: unknown, address: string): BackupError | undefined {

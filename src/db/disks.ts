@@ -10,21 +10,19 @@ export interface NewDisk extends DiskPlan {
   path: string;
 }
 
-/** Inserts the planned disks of a job, or brings their rows up to the plan. Safe to repeat until a copy has begun. */
+/** Inserts the planned disks of a job, or brings their rows back to the plan: what was copied before does not count any more. */
 export async function planDisks(
-  db: Database,
+  db: Queryable,
   job: { id: string; contextId: string },
   disks: readonly NewDisk[],
 ): Promise<BackupDisk[]> {
-  await db.transaction(async (tx) => {
-    for (const { key, target, sizeBytes, type, reason, parentId, path } of disks) {
-      const plan = { target, sizeBytes, type, reason, parentId };
-      await tx
-        .insert(backupDisks)
-        .values({ jobId: job.id, contextId: job.contextId, diskKey: key, path, ...plan })
-        .onConflictDoUpdate({ target: [backupDisks.jobId, backupDisks.diskKey], set: plan });
-    }
-  });
+  for (const { key, target, sizeBytes, type, reason, parentId, path } of disks) {
+    const plan = { target, sizeBytes, type, reason, parentId, changeId: null, status: 'planned' as const };
+    await db
+      .insert(backupDisks)
+      .values({ jobId: job.id, contextId: job.contextId, diskKey: key, path, ...plan })
+      .onConflictDoUpdate({ target: [backupDisks.jobId, backupDisks.diskKey], set: plan });
+  }
   return listDisks(db, job.id);
 }
 
@@ -68,21 +66,12 @@ export async function listChain(db: Queryable, id: string): Promise<BackupDisk[]
   return chain;
 }
 
-/** Where the open snapshot serves a disk, how large it is there, and how much of it has to be copied. */
-export async function recordSource(
-  db: Queryable,
-  id: string,
-  values: Pick<BackupDisk, 'sourceUri' | 'dirtyContext' | 'changeId' | 'sizeBytes'>,
-): Promise<void> {
-  await db.update(backupDisks).set(values).where(eq(backupDisks.id, id));
-}
-
-/** Turns a planned incremental into a full. Safe to repeat. */
+/** Turns a planned incremental into a full; one that is copied stays what it is. Safe to repeat. */
 export async function replanAsFull(db: Queryable, id: string, reason: PlanReason): Promise<void> {
   await db
     .update(backupDisks)
     .set({ type: 'full', reason, parentId: null, dirtyContext: null })
-    .where(eq(backupDisks.id, id));
+    .where(and(eq(backupDisks.id, id), inArray(backupDisks.status, ['planned', 'copying'])));
 }
 
 /**

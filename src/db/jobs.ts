@@ -123,15 +123,6 @@ export async function recordCleanUp(db: Queryable, id: string, error: string | n
   await db.update(backupJobs).set(values).where(eq(backupJobs.id, id));
 }
 
-/** Records what the open snapshot came to. Safe to repeat. */
-export async function recordSnapshot(
-  db: Queryable,
-  id: string,
-  values: Pick<Job, 'consistency' | 'vmConfig' | 'warnings'>,
-): Promise<void> {
-  await db.update(backupJobs).set(values).where(eq(backupJobs.id, id));
-}
-
 export interface SealedDisk {
   diskId: string;
   checksum: string;
@@ -143,14 +134,21 @@ export interface SealedDisk {
 /**
  * The one transaction that makes a job a restore point: its disks complete, its change ids good, the heads of its chains moved.
  * Safe to repeat.
- * @throws TypeError when the job has been closed meanwhile, or a disk of it is missing from `disks`
+ * @param snapshotId the snapshot that the files were copied from: with another one open, the change ids are of another moment
+ * @throws TypeError when the job has been closed or begun anew meanwhile, or a disk of it is missing from `disks`
  */
-export async function sealJob(db: Database, jobId: string, disks: readonly SealedDisk[]): Promise<void> {
+export async function sealJob(
+  db: Database,
+  { id: jobId, snapshotId }: { id: string; snapshotId: string | undefined },
+  disks: readonly SealedDisk[],
+): Promise<void> {
   await db.transaction(async (tx) => {
     const [job] = await tx.select().from(backupJobs).where(eq(backupJobs.id, jobId)).for('update');
     if (job?.status === 'complete') return;
     if (job?.status !== 'running')
       throw new TypeError(`Expected job ${jobId} running, found it ${job?.status ?? 'gone'}`);
+    if (job.snapshotIds.at(-1) !== snapshotId)
+      throw new TypeError(`Expected job ${jobId} with the snapshot that was copied, found another one open`);
     const rows = await tx.select().from(backupDisks).where(eq(backupDisks.jobId, jobId));
     for (const row of rows) {
       const sealed = disks.find((disk) => disk.diskId === row.id);

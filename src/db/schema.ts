@@ -103,6 +103,14 @@ export const backupJobs = pgTable(
       .default('running'),
     /** Names the files. Whole seconds, and no two of one context alike. */
     pointTime: instant('point_time').notNull(),
+    /**
+     * Every snapshot that was to be opened for the job, written before it is: an id for each attempt. Only the last one counts;
+     * an attempt that comes late finds that it is not the last, and takes back what it made.
+     */
+    snapshotIds: uuid('snapshot_ids')
+      .array()
+      .notNull()
+      .default(sql`'{}'`),
     consistency: text('consistency', { enum: ['application', 'filesystem', 'crash'] }),
     /** The VM's definition as the hypervisor gave it (domain XML). */
     vmConfig: text('vm_config'),

@@ -16,7 +16,8 @@ export interface Source {
    * Called again with the same `snapshotId`, it finds the open one, or first removes what a dead attempt left half made.
    * A disk whose `baseChangeId` the hypervisor no longer honours is opened whole, with `changedSince: null`.
    * The guest is thawed when this returns or throws.
-   * @throws BackupError VMNotFound, VMNotRunning, DiskNotFound, FreezeFailed, SourceBusy (another snapshot is open)
+   * @throws BackupError VMNotFound, VMNotRunning, DiskNotFound, FreezeFailed, SourceBusy (another snapshot is open: its id, or
+   * null, in details.snapshotId)
    */
   openSnapshot(request: OpenSnapshotRequest, signal: AbortSignal): Promise<OpenSnapshot>;
 
@@ -116,7 +117,7 @@ export interface SourceDisk {
 }
 
 export interface OpenSnapshotRequest {
-  /** The job's id (a UUID): owner of everything that the snapshot makes. */
+  /** A UUID of its own for each attempt: all that the snapshot makes carries it. */
   snapshotId: string;
   vmId: string;
   quiesce: 'auto' | 'require' | 'off';

@@ -262,7 +262,7 @@ export function describeSourceContract(name: string, makeFixture: () => Promise<
         const disk = diskOf(await open(snapshotId), first);
         const before = await read(disk);
         const other = randomUUID();
-        await expect(open(other)).rejects.toMatchObject({ code: 'SourceBusy' });
+        await expect(open(other)).rejects.toMatchObject({ code: 'SourceBusy', details: { snapshotId } });
         await source.closeSnapshot(vmId, other, signal);
         await source.dropChangeIds(vmId, [changeIdOf(other)], signal);
         await fixture.write(first, 0, 64 * KiB, 0x71);

@@ -13,6 +13,8 @@ export interface KillPoint {
   workflowId: string;
   activity: string;
   phase: 'before' | 'during' | 'after';
+  /** It is stopped instead, as a machine is that is paused, until somebody wakes it (SIGCONT): its attempt comes late then. */
+  freezes?: true;
 }
 
 /** What the worker tells of its death: the test looks whether it was the one that it meant. */
@@ -34,8 +36,9 @@ interface Places {
 export function killAt(points: readonly KillPoint[], places: Places, deathFile: string): ActivityInterceptorsFactory {
   const reached = new Set<KillPoint>();
   const die = (point: KillPoint, inTime: boolean): void => {
+    if (existsSync(deathFile)) return; // it was frozen, and goes on
     writeFileSync(deathFile, JSON.stringify({ ...point, inTime } satisfies Death));
-    process.kill(process.pid, 'SIGKILL');
+    process.kill(process.pid, point.freezes ? 'SIGSTOP' : 'SIGKILL');
   };
   const reach = (point: KillPoint): Promise<never> => {
     reached.add(point);
@@ -43,16 +46,30 @@ export function killAt(points: readonly KillPoint[], places: Places, deathFile: 
     return new Promise(() => undefined);
   };
   const othersAreThere = () => until('the other kill points', () => reached.size === points.length - 1);
+  const freezeIn = async (point: KillPoint, step: () => Promise<unknown>): Promise<unknown> => {
+    if (point.phase === 'before') die(point, true);
+    const isNow = momentOf(point)(places);
+    const watch = setInterval(() => isNow() && die(point, true), 1);
+    try {
+      return await step();
+    } finally {
+      clearInterval(watch);
+      die(point, false);
+      writeFileSync(endOfLateStep(deathFile), '');
+    }
+  };
   return ({ info }) => {
     const point = points.find(({ activity, workflowId }) => activity === info.activityType && isOf(info, workflowId));
     if (!point) return {};
     return {
       inbound: {
         async execute(input, next) {
+          if (existsSync(deathFile)) return next(input); // woken, it does what comes
+          if (point.freezes) return freezeIn(point, () => next(input));
           if (point.phase === 'before') return reach(point);
           if (point.phase === 'after') return next(input).finally(() => reach(point));
           await othersAreThere();
-          const isNow = (moments[point.activity] ?? afterMs(2))(places);
+          const isNow = momentOf(point)(places);
           const watch = setInterval(() => isNow() && die(point, true), 1);
           return next(input).finally(() => {
             clearInterval(watch);
@@ -71,6 +88,13 @@ function isOf({ workflowExecution }: Info, workflowId: string): boolean {
 
 /** Called as the activity begins; what it returns tells whether the moment has come. */
 type Moment = (places: Places) => () => boolean;
+
+const momentOf = ({ activity }: KillPoint) => moments[activity] ?? afterMs(2);
+
+/** A file that is there once a step has ended in which its worker was frozen. */
+export function endOfLateStep(deathFile: string): string {
+  return `${deathFile}.late`;
+}
 
 /** Moments that can be seen from outside. Other activities are one query or one look: there 2 ms must do. */
 const moments: Partial<Record<string, Moment>> = {

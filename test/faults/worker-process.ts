@@ -2,9 +2,11 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { until } from '../support/until.js';
 import type { Lab } from '../support/lab.js';
 import type { WorkerBundle } from './bundle.js';
-import type { Death, KillPoint } from './kill-point.js';
+import { endOfLateStep, type Death, type KillPoint } from './kill-point.js';
 import type { WorkerOrder } from './worker.js';
 
 /** A worker in a process of its own. */
@@ -14,6 +16,10 @@ export interface WorkerProcess {
   ended: Promise<string>;
   /** Waits for its death at the kill point, and tells of it. */
   death: () => Promise<Death>;
+  /** Waits until it is frozen at the kill point, and tells of it. */
+  frozen: () => Promise<Death>;
+  /** Lets one that is frozen go on, and waits until the step that it was frozen in has ended. */
+  wake: () => Promise<void>;
   kill: () => Promise<string>;
   /** As a deploy does. */
   terminate: () => Promise<string>;
@@ -51,6 +57,15 @@ export async function startWorkerProcess(
       const death = JSON.parse(await readFile(deathFile, 'utf8')) as Death;
       await rm(deathFile);
       return death;
+    },
+    async frozen() {
+      await until('the worker to be frozen', () => existsSync(deathFile), 60_000);
+      return JSON.parse(await readFile(deathFile, 'utf8')) as Death;
+    },
+    async wake() {
+      child.kill('SIGCONT');
+      await until('the step that comes late to end', () => existsSync(endOfLateStep(deathFile)), 60_000);
+      await Promise.all([rm(deathFile), rm(endOfLateStep(deathFile))]);
     },
     kill: () => end('SIGKILL'),
     terminate: () => end('SIGTERM'),

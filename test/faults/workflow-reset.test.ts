@@ -69,3 +69,20 @@ describe.concurrent('while the worker is dead, the workflow is reset', () => {
       ),
   );
 });
+
+describe.concurrent('in the middle of its seal, with one file under its final name, the workflow is reset', () => {
+  test('to openSnapshot: the files of the old run are of another moment, and never sealed; the backup fails, and leaves nothing', () =>
+    withStory(
+      'reset in the seal',
+      async (story) => {
+        const { firstExecutionRunId: runId } = await story.startFaulty();
+        expect(await story.firstWorker.frozen()).toMatchObject({ inTime: true });
+        const result = await resetTo(story, runId, 'openSnapshot');
+        await story.startWorker();
+        await expect(result()).rejects.toMatchObject({ cause: { type: 'AlreadyExists' } });
+        await story.firstWorker.wake();
+        await story.expectRecovered({ outcome: 'failed' });
+      },
+      { killPoint: { workflowId: faultyId, activity: 'sealRestorePoint', phase: 'during', freezes: true } },
+    ));
+});

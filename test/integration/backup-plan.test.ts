@@ -1,5 +1,10 @@
 import { appendFile, cp, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
+import { createQMPSource } from '../../src/sources/qmp/qmp-source.js';
+import { withQMP } from '../../src/sources/qmp/client.js';
+import { readGraph } from '../../src/sources/qmp/nodes.js';
+import { changeIdOf } from '../../src/sources/source.js';
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { addRepository } from '../../src/db/repositories.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
@@ -40,6 +45,30 @@ const fileOf = async (vm: string, key: string): Promise<string> => {
   );
   return join(world.repository.path, rows[0]?.path ?? '');
 };
+
+describe('an open snapshot in the way of BackupVM', () => {
+  test('is ended where an attempt of an earlier backup has left it that came late, and died', async () => {
+    const vm = await backedUpVM('forsaken');
+    const snapshotId = randomUUID();
+    const { rows } = await world.database.pool.query<{ vmId: string }>(
+      `update backup_jobs j set snapshot_ids = snapshot_ids || $1::uuid from vm_backup_contexts c
+       where c.id = j.context_id and c.vm_name = 'forsaken' returning c.vm_id as "vmId"`,
+      [snapshotId],
+    );
+    const { scratchDir } = world.config;
+    const source = createQMPSource({ uri: `qmp://${join(world.directory, 'machines')}`, scratchDir });
+    const disks = ['root', 'data'].map((key) => ({ key, baseChangeId: null }));
+    const signal = AbortSignal.timeout(30_000);
+    await source.openSnapshot({ snapshotId, vmId: rows[0]?.vmId ?? '', quiesce: 'off', disks }, signal);
+    const next = await world.backUp({ vm: 'forsaken' });
+    expect(plans(next)).toEqual({ root: 'incremental: parent_good', data: 'incremental: parent_good' });
+    await expectSameContent(world, vm, next);
+    const { nodes } = await withQMP(join(world.directory, 'machines', 'forsaken.qmp'), signal, readGraph);
+    const bitmaps = nodes.flatMap((node) => node['dirty-bitmaps'].map(({ name }) => name));
+    expect(new Set(bitmaps)).toEqual(new Set(bitmaps.filter((name) => name !== changeIdOf(snapshotId))));
+    expect(new Set(bitmaps).size).toBe(1);
+  });
+});
 
 describe('the plan of BackupVM', () => {
   test('a full that is requested starts a new chain, from which the next incremental goes on', async () => {

@@ -6,6 +6,7 @@ import { planDisks, recordAttempt, recordCopied } from '../../src/db/disks.js';
 import { leasePort } from '../../src/db/exports.js';
 import { addHypervisor, removeHypervisor } from '../../src/db/hypervisors.js';
 import { abortUnlessSealed, closeJob, sealJob } from '../../src/db/jobs.js';
+import { beginSnapshot, isForsaken, recordSnapshot } from '../../src/db/snapshots.js';
 import { addRepository } from '../../src/db/repositories.js';
 import { startJob } from '../support/job.js';
 import { test } from '../support/database.js';
@@ -48,7 +49,7 @@ async function sealedPoint(db: Database, contextId: string, jobs: string[], pare
   if (!disk) throw new Error('no disk');
   await recordAttempt(db, disk.id, { attemptPath: `${job.id}.partial`, nbdPort: 10_001 });
   await recordCopied(db, disk.id, { changedBytes: 1, writtenBytes: 1 });
-  await sealJob(db, job.id, [
+  await sealJob(db, { id: job.id, snapshotId: undefined }, [
     { diskId: disk.id, checksum: 'sha256:00', hashesChecksum: 'sha256:00', fileBytes: 1, fileModifiedMs: 1 },
   ]);
   jobs.push(job.id);
@@ -125,11 +126,51 @@ describe('the seal', () => {
     expect(rows).toEqual([{ job_id: jobs[2] }]);
   });
 
+  test('is refused once another snapshot was begun: the change ids would be of another moment than the files', async ({
+    db,
+    pool,
+  }) => {
+    const { contextId } = await chainOfThree(db, 'one');
+    const job = await startJob(db, { contextId });
+    const first = randomUUID();
+    const plan = {
+      ...({ key: 'root', target: 'vda', sizeBytes: 1024, type: 'full', reason: 'requested' } as const),
+      ...{ parentId: null, baseChangeId: null, path: 'p' },
+    };
+    const begun = await beginSnapshot(db, job, first, [plan]);
+    const [disk] = begun?.disks ?? [];
+    if (!disk) throw new Error('no disk');
+    const opened = { sourceUri: 'nbd://s', dirtyContext: null, changeId: 'c1', sizeBytes: 1024 } as const;
+    const row = { id: disk.id, type: 'full', reason: 'requested', parentId: null, ...opened } as const;
+    const values = { consistency: 'crash', vmConfig: null, warnings: [] } as const;
+    const record = (snapshotId: string) =>
+      recordSnapshot(db, { jobId: job.id, snapshotId }, { ...values, warnings: [] }, [row]);
+    expect(await record(first)).toBe(true);
+    await recordAttempt(db, disk.id, { attemptPath: 'p.partial', nbdPort: 10_001 });
+    await recordCopied(db, disk.id, { changedBytes: 1, writtenBytes: 1 });
+
+    const second = randomUUID();
+    expect(await beginSnapshot(db, job, second, [plan])).toMatchObject({ earlierIds: [first] });
+    const facts = { checksum: 'sha256:00', hashesChecksum: 'sha256:00', fileBytes: 1, fileModifiedMs: 1 };
+    await expect(sealJob(db, { id: job.id, snapshotId: first }, [{ diskId: disk.id, ...facts }])).rejects.toThrow(
+      /found another one open/,
+    );
+    expect(await record(first)).toBe(false);
+    const { rows } = await pool.query<object>('select status, change_id from backup_disks where id = $1', [disk.id]);
+    expect(rows).toEqual([{ status: 'planned', change_id: null }]);
+    expect([await isForsaken(db, first), await isForsaken(db, second)]).toEqual([true, false]);
+
+    await closeJob(db, job.id, 'failed', 'late');
+    expect(await isForsaken(db, second)).toBe(true);
+    expect(await isForsaken(db, randomUUID())).toBe(false); // not one of ours
+    expect(await beginSnapshot(db, job, randomUUID(), [])).toBeUndefined();
+  });
+
   test('is refused for a job that is being cleaned up, and a sealed job stays sealed', async ({ db, pool }) => {
     const { contextId, jobs } = await chainOfThree(db, 'one');
     const late = await startJob(db, { contextId });
     expect(await abortUnlessSealed(db, late.id)).toBe('aborting');
-    await expect(sealJob(db, late.id, [])).rejects.toThrow(/found it aborting/);
+    await expect(sealJob(db, { id: late.id, snapshotId: undefined }, [])).rejects.toThrow(/found it aborting/);
     await closeJob(db, late.id, 'failed', 'late');
 
     expect(await abortUnlessSealed(db, jobs[2] ?? '')).toBe('sealed');

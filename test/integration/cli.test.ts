@@ -8,7 +8,8 @@ import type { Database } from '../../src/db/database.js';
 import { findOrCreateContext } from '../../src/db/contexts.js';
 import { planDisks, recordAttempt, recordCopied } from '../../src/db/disks.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
-import { closeJob, recordSnapshot, sealJob } from '../../src/db/jobs.js';
+import { beginSnapshot, recordSnapshot } from '../../src/db/snapshots.js';
+import { closeJob, getJob, sealJob } from '../../src/db/jobs.js';
 import { addRepository } from '../../src/db/repositories.js';
 import { startJob as insertJob } from '../support/job.js';
 import { createTestDatabase, test as base } from '../support/database.js';
@@ -260,11 +261,14 @@ async function startJob(db: Database, contextId: string): Promise<string> {
 
 async function complete(db: Database, jobId: string, diskId: string, digit: string): Promise<void> {
   const warnings = ['the guest agent was slow'];
-  await recordSnapshot(db, jobId, { consistency: 'filesystem', vmConfig: null, warnings });
+  const { contextId } = await getJob(db, jobId);
+  const snapshotId = randomUUID();
+  await beginSnapshot(db, { id: jobId, contextId }, snapshotId, []);
+  await recordSnapshot(db, { jobId, snapshotId }, { consistency: 'filesystem', vmConfig: null, warnings }, []);
   await recordAttempt(db, diskId, { attemptPath: 'vm/attempt', nbdPort: 10_809 });
   await recordCopied(db, diskId, { changedBytes: 65_536, writtenBytes: 65_536 });
   const checksum = `sha256:${digit.repeat(64)}`;
-  await sealJob(db, jobId, [
+  await sealJob(db, { id: jobId, snapshotId }, [
     { diskId, checksum, hashesChecksum: checksum, fileBytes: 65_536, fileModifiedMs: 1_700_000_000_000 },
   ]);
 }

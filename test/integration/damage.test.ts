@@ -35,7 +35,7 @@ async function beginCopies(db: Database, contextId: string, parents: Record<stri
   const seal = () =>
     sealJob(
       db,
-      job.id,
+      { id: job.id, snapshotId: undefined },
       disks.map(({ id }) => ({ diskId: id, ...facts })),
     );
   return { disks: Object.fromEntries(disks.map((disk) => [disk.diskKey, disk])), seal };

@@ -1,3 +1,4 @@
+import { eq } from 'drizzle-orm';
 import { randomUUID } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -8,7 +9,8 @@ import { manifestEntry, pointManifest } from '../../src/activities/point-manifes
 import { acquireChainLease } from '../../src/db/chain-leases.js';
 import { findOrCreateContext, listHeads, type Context } from '../../src/db/contexts.js';
 import type { Database } from '../../src/db/database.js';
-import { getDisk, listDisks, planDisks, recordAttempt, recordCopied, recordSource } from '../../src/db/disks.js';
+import { backupDisks } from '../../src/db/schema.js';
+import { getDisk, listDisks, planDisks, recordAttempt, recordCopied } from '../../src/db/disks.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
 import { recordCleanUp, sealJob, type SealedDisk } from '../../src/db/jobs.js';
 import { addRepository } from '../../src/db/repositories.js';
@@ -87,17 +89,15 @@ export async function createChains(
       const disk = rows.find(({ diskKey }) => diskKey === key);
       if (!disk) throw new Error('no disk');
       await writeImage(join(root, path), head ? await parentPath(head.diskId) : undefined, steps, content);
-      await recordSource(db, disk.id, {
-        sourceUri: null,
-        dirtyContext: null,
-        changeId: changeIdOf(job.id),
-        sizeBytes: content.length,
-      });
+      await db
+        .update(backupDisks)
+        .set({ changeId: changeIdOf(job.id) })
+        .where(eq(backupDisks.id, disk.id));
       await recordAttempt(db, disk.id, { attemptPath: `${path}.partial`, nbdPort: 10_001 });
       await recordCopied(db, disk.id, { changedBytes: 1, writtenBytes: 1 });
       sealed.push({ diskId: disk.id, ...(await finish(path, head && (await parentPath(head.diskId)))) });
     }
-    await sealJob(db, job.id, sealed);
+    await sealJob(db, { id: job.id, snapshotId: undefined }, sealed);
     await recordCleanUp(db, job.id, null);
     await writePointManifest(job.id, job.pointTime);
     expected.set(job.id, contents);

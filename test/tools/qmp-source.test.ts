@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import { createConnection, type Socket } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
@@ -13,6 +16,7 @@ import { changeIdOf, type Source } from '../../src/sources/source.js';
 import { describeSourceContract } from '../contract/source.js';
 import { startQEMUSystem } from '../support/qemu-system.js';
 import { startStorageDaemon, type StorageDaemon } from '../support/storage-daemon.js';
+import { until } from '../support/until.js';
 
 const MiB = 1024 * 1024;
 const signal = new AbortController().signal;
@@ -123,6 +127,27 @@ describe('QMP', () => {
     const [disk] = (await open(randomUUID(), base)).disks;
     expect(disk?.changedSince).toBe(base);
     expect(disk && (await source.changedExtents(disk, signal))).toEqual([{ offset: 0, length: 65_536 }]);
+  });
+
+  test('a monitor that others hold, and wait for, is waited for: the VM is not taken for one that is shut off', async () => {
+    const base = await makeBase();
+    const others: Socket[] = [];
+    const isFull = async () => {
+      const socket = createConnection(join(directory, 'vm1.qmp'));
+      others.push(socket);
+      return once(socket, 'connect').then(
+        () => false,
+        (error: NodeJS.ErrnoException) => error.code === 'EAGAIN',
+      );
+    };
+    await until('nobody else to be let in', isFull);
+    const dropping = source.dropChangeIds(vmId, [base], signal);
+    const outcome = await Promise.race([dropping.then(() => 'done'), wait(300, 'waits')]);
+    expect(outcome).toBe('waits');
+    for (const socket of others) socket.destroy();
+    await dropping;
+    const { nodes } = await graph();
+    expect(nodes.flatMap((node) => node['dirty-bitmaps'])).toEqual([]);
   });
 
   test('honours no base after the VM was killed, whether stored before or not', async () => {

@@ -31,15 +31,22 @@ export function isOurs(job: RunningJob, directory: JobDirectory): boolean {
   return job.kind === 'backup' && job.socket === directory.socket;
 }
 
+/** Of a backup job that looks like one of ours: see `jobDirectory`. */
+function snapshotIdOf(socket: string | null): string | null {
+  return /\/([0-9a-f-]{36})\/io\/nbd\.sock$/.exec(socket ?? '')?.[1] ?? null;
+}
+
 /** The refusal that names whose job is in the way. */
 export function busyError(vmId: string, job: RunningJob): BackupError {
   const found =
     job.kind === 'backup'
       ? `a backup job of somebody else, at ${job.socket ?? 'no socket'}`
       : `the operation '${job.kind === 'other' ? job.name : 'none'}'`;
+  const socket = job.kind === 'backup' ? job.socket : null;
   return new BackupError(
     'SourceBusy',
     `VM ${vmId} is expected to have no open job, found ${found}; wait for it, or end it with 'virsh domjobabort ${vmId}'`,
+    { details: { snapshotId: snapshotIdOf(socket) } },
   );
 }
 

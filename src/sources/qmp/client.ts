@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
+import { setTimeout as wait } from 'node:timers/promises';
 import { z } from 'zod';
 import { BackupError } from '../../domain/errors.js';
 
@@ -32,7 +33,7 @@ export async function withQMP<T>(
   work: (client: QMPClient) => Promise<T>,
 ): Promise<T> {
   signal.throwIfAborted();
-  const socket = await connect(socketPath);
+  const socket = await connect(socketPath, signal);
   const abort = () => socket.destroy();
   signal.addEventListener('abort', abort);
   try {
@@ -46,17 +47,33 @@ export async function withQMP<T>(
   }
 }
 
-async function connect(socketPath: string): Promise<Socket> {
-  const socket = createConnection(socketPath);
-  try {
-    await once(socket, 'connect');
-  } catch (error) {
-    socket.destroy();
-    throw new BackupError('VMNotRunning', `Expected a running VM to listen on ${socketPath}, found none; start it`, {
-      cause: error,
-    });
+async function connect(socketPath: string, signal: AbortSignal): Promise<Socket> {
+  for (const deadline = Date.now() + greetingTimeoutMs; ; await wait(100, undefined, { signal })) {
+    const socket = createConnection(socketPath);
+    try {
+      await once(socket, 'connect');
+      return socket;
+    } catch (error) {
+      socket.destroy();
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') {
+        throw new BackupError(
+          'VMNotRunning',
+          `Expected a running VM to listen on ${socketPath}, found none; start it`,
+          {
+            cause: error,
+          },
+        );
+      }
+      // Somebody speaks with it, and others wait: this VM runs.
+      if (Date.now() > deadline) {
+        throw new BackupError(
+          'SourceFailed',
+          `Expected to be connected to ${socketPath} within ${greetingTimeoutMs} ms, found others connected and waiting all the time; see who holds the monitor`,
+          { cause: error },
+        );
+      }
+    }
   }
-  return socket;
 }
 
 async function handshake(socket: Socket, socketPath: string): Promise<QMPClient> {

@@ -79,6 +79,7 @@ function refuseIfBusy(graph: BlockGraph, machine: Machine, snapshotId: string): 
   throw new BackupError(
     'SourceBusy',
     `Expected no open snapshot of VM ${machine.name}, found ${scratch ?? other}; wait until it is closed, or close it`,
+    { details: { snapshotId: scratch ?? null } },
   );
 }
 
