@@ -59,8 +59,8 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
         requireHost(host, hypervisor);
         await mkdir(scratchDir, { recursive: true });
         await requireScratchSpace(scratchDir);
-        const source = createSource(hypervisor);
         const { vmId, directory } = context;
+        const vm: VMAtHost = { source: createSource(hypervisor), vmId, signal };
         const snapshotId = randomUUID();
         const planned = input.disks.map((disk) => ({
           ...disk,
@@ -68,15 +68,17 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
         }));
         const begun = await beginSnapshot(db, job, snapshotId, planned);
         if (!begun) throw tooLate(job.id);
-        for (const id of begun.earlierIds) await endSnapshot(source, vmId, id, signal);
+        for (const id of begun.earlierIds) await endSnapshot(vm, id);
         const disks = input.disks.map(({ key, baseChangeId }) => ({ key, baseChangeId }));
-        const snapshot = await openAlone(source, { snapshotId, vmId, quiesce: input.quiesce, disks }, signal);
+        const snapshot = await openAlone(vm, { snapshotId, vmId, quiesce: input.quiesce, disks });
         try {
-          return await record(job.id, snapshotId, snapshot, begun.disks, input, source, signal);
+          const opened = await settleDisks(vm, input, begun.disks, snapshot.disks);
+          if (!(await recordSnapshot(db, { jobId: job.id, snapshotId }, snapshot, opened))) throw tooLate(job.id);
+          return { consistency: snapshot.consistency, disks: opened.map(({ result }) => result) };
         } catch (error) {
           // Clean-up may have been here before it was open. Not by `signal`, which a late attempt finds aborted.
           if (await isForsaken(db, snapshotId)) {
-            await endSnapshot(source, vmId, snapshotId, AbortSignal.timeout(undoTimeoutMs));
+            await endSnapshot({ ...vm, signal: AbortSignal.timeout(undoTimeoutMs) }, snapshotId);
           }
           throw error;
         }
@@ -93,67 +95,56 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
     },
   };
 
-  /** Records what the snapshot came to, and what is to be copied from it. @throws BackupError JobNotFound when it is too late */
-  async function record(
-    jobId: string,
-    snapshotId: string,
-    { consistency, vmConfig, warnings, disks }: OpenSnapshot,
-    planned: readonly BackupDisk[],
-    input: OpenSnapshotInput,
-    source: Source,
-    signal: AbortSignal,
-  ): Promise<OpenedSnapshot> {
-    const opened: OpenedDisk[] = [];
-    const rows: OpenedDiskRow[] = [];
-    for (const plan of input.disks) {
-      const row = planned.find(({ diskKey }) => diskKey === plan.key);
-      const disk = disks.find(({ key }) => key === plan.key);
-      if (!row || !disk) throw new TypeError(`Expected the snapshot to hold disk '${plan.key}', found it missing`);
-      const { key, target, type, reason, parentId } = replan(plan, disk, input.onLostChangeId);
-      const dirtyContext = type === 'incremental' ? disk.dirtyContext : null;
-      const { uri: sourceUri, changeId, sizeBytes } = disk;
-      const sizes = await measure(disk, dirtyContext, source, signal);
-      rows.push({ id: row.id, type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes });
-      opened.push({ diskId: row.id, key, target, type, reason, sizeBytes, ...sizes, path: row.path });
-    }
-    if (await recordSnapshot(db, { jobId, snapshotId }, { consistency, vmConfig, warnings }, rows)) {
-      return { consistency, disks: opened };
-    }
-    throw tooLate(jobId);
-  }
-
   /** Opens a snapshot; one in its way that an attempt left which came late, and died, is ended first. */
-  async function openAlone(source: Source, request: OpenSnapshotRequest, signal: AbortSignal): Promise<OpenSnapshot> {
+  async function openAlone(vm: VMAtHost, request: OpenSnapshotRequest): Promise<OpenSnapshot> {
     for (let ended = 0; ; ended += 1) {
       try {
-        return await source.openSnapshot(request, signal);
+        return await vm.source.openSnapshot(request, vm.signal);
       } catch (error) {
         const other =
           error instanceof BackupError && error.code === 'SourceBusy' ? error.details?.['snapshotId'] : null;
         if (ended === 3 || typeof other !== 'string' || !(await isForsaken(db, other))) throw error;
-        await endSnapshot(source, request.vmId, other, signal);
+        await endSnapshot(vm, other);
       }
     }
   }
 }
 
+interface VMAtHost {
+  source: Source;
+  vmId: string;
+  signal: AbortSignal;
+}
+
 /** Ends a snapshot that nothing is copied from, with the change id that came with it. */
-async function endSnapshot(source: Source, vmId: string, snapshotId: string, signal: AbortSignal): Promise<void> {
+async function endSnapshot({ source, vmId, signal }: VMAtHost, snapshotId: string): Promise<void> {
   await source.closeSnapshot(vmId, snapshotId, signal);
   await source.dropChangeIds(vmId, [changeIdOf(snapshotId)], signal);
 }
 
-/** In bytes: what a full of an open disk has to copy, and what this copy has to. */
-async function measure(
-  disk: SnapshotDisk,
-  dirtyContext: string | null,
-  source: Source,
-  signal: AbortSignal,
-): Promise<{ dataBytes: number; changedBytes: number }> {
-  const allocation = await mapExport(disk.uri, 'base:allocation', signal);
-  const dataBytes = totalBytes(selectExtents(allocation, (flags) => flags === 0));
-  if (dirtyContext === null) return { dataBytes, changedBytes: dataBytes };
-  return { dataBytes, changedBytes: totalBytes(await source.changedExtents(disk, signal)) };
+/** What is copied of each disk, and how: as its row is to say it, and as the workflow goes on with it. */
+async function settleDisks(
+  { source, signal }: VMAtHost,
+  input: OpenSnapshotInput,
+  rows: readonly BackupDisk[],
+  opened: readonly SnapshotDisk[],
+): Promise<(OpenedDiskRow & { result: OpenedDisk })[]> {
+  const settled: (OpenedDiskRow & { result: OpenedDisk })[] = [];
+  for (const plan of input.disks) {
+    const row = rows.find(({ diskKey }) => diskKey === plan.key);
+    const disk = opened.find(({ key }) => key === plan.key);
+    if (!row || !disk) throw new TypeError(`Expected the snapshot to hold disk '${plan.key}', found it missing`);
+    const { key, target, type, reason, parentId } = replan(plan, disk, input.onLostChangeId);
+    const dirtyContext = type === 'incremental' ? disk.dirtyContext : null;
+    const { uri: sourceUri, changeId, sizeBytes } = disk;
+    const allocation = await mapExport(sourceUri, 'base:allocation', signal);
+    const dataBytes = totalBytes(selectExtents(allocation, (flags) => flags === 0));
+    const changedBytes = dirtyContext === null ? dataBytes : totalBytes(await source.changedExtents(disk, signal));
+    const { id, path } = row;
+    const result = { diskId: id, key, target, type, reason, sizeBytes, dataBytes, changedBytes, path };
+    settled.push({ id, type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes, result });
+  }
+  return settled;
 }
 
 /** For an attempt that was taken for dead, and comes back after its job has ended, or another attempt has begun. */

@@ -45,23 +45,30 @@ export type OpenedDiskRow = Pick<
 export async function recordSnapshot(
   db: Database,
   { jobId, snapshotId }: { jobId: string; snapshotId: string },
-  values: Pick<Job, 'consistency' | 'vmConfig' | 'warnings'>,
+  { consistency, vmConfig, warnings }: Pick<Job, 'consistency' | 'vmConfig' | 'warnings'>,
   disks: readonly OpenedDiskRow[],
 ): Promise<boolean> {
   return db.transaction(async (tx) => {
     const [row] = await tx.select().from(backupJobs).where(eq(backupJobs.id, jobId)).for('update');
     if (row?.status !== 'running' || row.snapshotIds.at(-1) !== snapshotId) return false;
-    await tx.update(backupJobs).set(values).where(eq(backupJobs.id, jobId));
-    for (const { id, ...opened } of disks) await tx.update(backupDisks).set(opened).where(eq(backupDisks.id, id));
+    await tx.update(backupJobs).set({ consistency, vmConfig, warnings }).where(eq(backupJobs.id, jobId));
+    for (const { id, type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes } of disks) {
+      const opened = { type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes };
+      await tx.update(backupDisks).set(opened).where(eq(backupDisks.id, id));
+    }
     return true;
   });
 }
 
-/** Whether a snapshot was opened for one of our jobs, and nobody copies from it any more: the job has ended, or a later one counts. */
+/**
+ * Whether a snapshot was opened for one of our jobs, and nobody copies from it, nor will ask for what changed since: the job came to
+ * no restore point, or a later snapshot counts.
+ */
 export async function isForsaken(db: Database, snapshotId: string): Promise<boolean> {
   const [job] = await db
     .select()
     .from(backupJobs)
     .where(arrayContains(backupJobs.snapshotIds, [snapshotId]));
-  return job !== undefined && !(job.status === 'running' && job.snapshotIds.at(-1) === snapshotId);
+  if (!job) return false;
+  return job.snapshotIds.at(-1) !== snapshotId || ['aborting', 'failed', 'cancelled'].includes(job.status);
 }

@@ -51,7 +51,7 @@ describe('an open snapshot in the way of BackupVM', () => {
     const vm = await backedUpVM('forsaken');
     const snapshotId = randomUUID();
     const { rows } = await world.database.pool.query<{ vmId: string }>(
-      `update backup_jobs j set snapshot_ids = snapshot_ids || $1::uuid from vm_backup_contexts c
+      `update backup_jobs j set snapshot_ids = $1::uuid || snapshot_ids from vm_backup_contexts c
        where c.id = j.context_id and c.vm_name = 'forsaken' returning c.vm_id as "vmId"`,
       [snapshotId],
     );
