@@ -99,8 +99,11 @@ async function commit(
 ): Promise<MergedFile> {
   const { merge, successor, baseFile, successorFile } = merging;
   const { diskKey: key, sizeBytes: totalBytes } = successor;
-  const tell = (phase: string) => (fraction: number) => {
-    onProgress({ key, phase, doneBytes: Math.round(fraction * totalBytes), totalBytes });
+  const tell = (phase: string) => {
+    const say = (fraction: number) =>
+      onProgress({ key, phase, doneBytes: Math.round(fraction * totalBytes), totalBytes });
+    say(0);
+    return say;
   };
   await requireClaim(db, { host, machineId });
   const writer = recordedIdentity(merge);
