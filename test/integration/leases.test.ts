@@ -81,6 +81,11 @@ describe('port leases', () => {
     expect(await leasePort(db, request(job.id, id, 10_100, [10_001, 10_002]))).toBe(10_003);
   });
 
+  test('whoever is frozen with the lock on all ports loses it: Postgres ends its transaction', async ({ pool }) => {
+    const { rows } = await pool.query<object>('show idle_in_transaction_session_timeout');
+    expect(rows).toEqual([{ idle_in_transaction_session_timeout: '30s' }]);
+  });
+
   test('a late release does not take the port from the disk that has it now', async ({ db }) => {
     const { job, disks } = await jobWithDisks(db, 'late', 2);
     const [first, second] = disks.map(({ id }) => id);
