@@ -33,7 +33,9 @@ export default defineConfig({
           globalSetup: ['test/support/servers.ts', 'test/faults/bundle.ts'],
           setupFiles: ['test/support/quiet.ts'],
           sequence: { groupOrder: 1 },
-          maxConcurrency: 8, // a row mostly waits, for a heartbeat that does not come
+          // A row mostly waits, for a heartbeat that does not come: two cores are idle with fewer at a time.
+          maxWorkers: 3,
+          maxConcurrency: 12,
           testTimeout: 600_000,
           hookTimeout: 120_000,
         },
