@@ -33,9 +33,8 @@ export default defineConfig({
           globalSetup: ['test/support/servers.ts', 'test/faults/bundle.ts'],
           setupFiles: ['test/support/quiet.ts'],
           sequence: { groupOrder: 1 },
-          // A row mostly waits, for a heartbeat that does not come: two cores are idle with fewer at a time.
-          maxWorkers: 3,
-          maxConcurrency: 12,
+          // A row waits for a heartbeat that does not come; with more of them two cores are too few.
+          maxConcurrency: 8,
           testTimeout: 600_000,
           hookTimeout: 120_000,
         },

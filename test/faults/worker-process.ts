@@ -38,7 +38,7 @@ export async function startWorkerProcess(
     repositoryPath: repository.path,
   };
   const env = { ...process.env, WORKER_ORDER: JSON.stringify(order) };
-  const child = fork(workerPath, { execArgv: ['--enable-source-maps'], env });
+  const child = fork(workerPath, { env });
   const ended = new Promise<string>((resolve) =>
     child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`)),
   );
