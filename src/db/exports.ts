@@ -1,6 +1,7 @@
 import { and, eq, sql } from 'drizzle-orm';
+import { BackupError } from '../domain/errors.js';
 import type { Database, Queryable } from './database.js';
-import { backupDisks, nbdExports } from './schema.js';
+import { backupDisks, backupJobs, nbdExports } from './schema.js';
 
 export type NbdExport = typeof nbdExports.$inferSelect;
 
@@ -19,11 +20,19 @@ export interface LeaseRequest {
  * Leases the lowest free port of a host for one disk. Safe to repeat: a disk has one lease, and gets it again.
  * A lease on a port to avoid is exchanged: nothing of ours runs there, that is why it is to be avoided.
  * @returns the port, or null when all are leased
+ * @throws BackupError JobNotFound when the job has ended: a late attempt must not lease what nobody gives back
  */
 export async function leasePort(db: Database, request: LeaseRequest): Promise<number | null> {
   return db.transaction(async (tx) => {
     // One at a time per host: so that two never choose the same port, and the lowest free one is the lowest free one.
     await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${`nbd_exports:${request.host}`}, 0))`);
+    const [job] = await tx.select().from(backupJobs).where(eq(backupJobs.id, request.jobId)).for('share');
+    if (job?.status !== 'running') {
+      throw new BackupError(
+        'JobNotFound',
+        `Expected job ${request.jobId} running, found that it has ended; no port was leased for it`,
+      );
+    }
     const [own] = await tx.select().from(nbdExports).where(eq(nbdExports.diskId, request.diskId));
     if (own && !request.avoidPorts.includes(own.port)) return own.port;
     if (own) await tx.delete(nbdExports).where(and(eq(nbdExports.host, own.host), eq(nbdExports.port, own.port)));

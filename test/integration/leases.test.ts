@@ -3,6 +3,7 @@ import { describe, expect } from 'vitest';
 import { findOrCreateContext } from '../../src/db/contexts.js';
 import { planDisks } from '../../src/db/disks.js';
 import { findExport, leasePort, releasePort } from '../../src/db/exports.js';
+import { closeJob } from '../../src/db/jobs.js';
 import { addHypervisor } from '../../src/db/hypervisors.js';
 import { addRepository } from '../../src/db/repositories.js';
 import type { Database } from '../../src/db/database.js';
@@ -79,6 +80,15 @@ describe('port leases', () => {
     expect(await leasePort(db, request(job.id, id, 10_100))).toBe(10_001);
     expect(await leasePort(db, request(job.id, id, 10_100, [10_001]))).toBe(10_002);
     expect(await leasePort(db, request(job.id, id, 10_100, [10_001, 10_002]))).toBe(10_003);
+  });
+
+  test('are not leased for a job that has ended: nobody would give them back', async ({ db }) => {
+    const { job, disks } = await jobWithDisks(db, 'ended', 1);
+    await closeJob(db, job.id, 'failed', 'it was killed');
+    await expect(leasePort(db, request(job.id, disks[0]?.id ?? '', 10_100))).rejects.toMatchObject({
+      code: 'JobNotFound',
+    });
+    expect(await findExport(db, disks[0]?.id ?? '')).toBeUndefined();
   });
 
   test('whoever is frozen with the lock on all ports loses it: Postgres ends its transaction', async ({ pool }) => {
