@@ -9,7 +9,7 @@ import { expectNothingLeftBehind } from '../support/left-behind.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
 import { defineBiosDomain, qemuPid, startBiosDomain, virsh, type BiosDisk, type BiosDomain } from './bios-domain.js';
-import { backUpAndCompare, checkpointsOf, expectUntouchedGuest, plansOf } from './libvirt-backup.js';
+import { changeIdsOf, backUpAndCompare, checkpointsOf, expectUntouchedGuest, plansOf } from './libvirt-backup.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -72,16 +72,6 @@ async function failureOf(handle: WorkflowHandle): Promise<{ type: string; messag
   );
 }
 
-/** What the hypervisor has to know of a restore point: one name for all of its disks. */
-async function changeIdsOf(jobId: string): Promise<string[]> {
-  const { rows } = await world.database.pool.query<{ changeId: string }>(
-    `select distinct change_id as "changeId" from backup_disks where job_id = $1`,
-    [jobId],
-  );
-  expect(rows).toHaveLength(1);
-  return rows.map(({ changeId }) => changeId);
-}
-
 /** The moment when a copy is about to begin: its file has a row. */
 async function untilCopying(): Promise<void> {
   await until('a copy', async () => {
@@ -105,7 +95,7 @@ describe('BackupVM under libvirt', () => {
     await vm.guestIO('vdb', 'write -P 0x44 4M 512');
     const incremental = await backUp(vm);
     expect(plansOf(incremental)).toEqual(incrementals);
-    expect(await checkpointsOf(vm)).toEqual(await changeIdsOf(incremental.jobId));
+    expect(await checkpointsOf(vm)).toEqual(await changeIdsOf(world, incremental.jobId));
 
     const nothing = await backUp(vm);
     expect(nothing.disks.map(({ type, changedBytes, writtenBytes }) => ({ type, changedBytes, writtenBytes }))).toEqual(
@@ -191,7 +181,7 @@ describe('BackupVM under libvirt', () => {
     expect(failure.message).toMatch(/the VM was stopped or crashed/);
     await expectNothingLeftBehind(world);
     await until('the VM to be shut off', async () => (await virsh('domstate', vm.vmId)).startsWith('shut off'));
-    expect(await checkpointsOf(vm)).toEqual(await changeIdsOf(before.jobId));
+    expect(await checkpointsOf(vm)).toEqual(await changeIdsOf(world, before.jobId));
     await virsh('start', vm.vmId);
     expect(plansOf(await backUp(vm))).toEqual({ 'root-serial': 'full: change_id_lost', vdb: 'full: change_id_lost' });
   });

@@ -62,3 +62,13 @@ export async function expectUntouchedGuest(world: World, domain: Pick<BiosDomain
 export async function checkpointsOf({ vmId }: Pick<BiosDomain, 'vmId'>): Promise<string[]> {
   return (await virsh('checkpoint-list', vmId, '--name')).split(/\s+/).filter(Boolean).sort();
 }
+
+/** What the hypervisor has to know of a restore point: one name for all of its disks. */
+export async function changeIdsOf({ database }: World, jobId: string): Promise<string[]> {
+  const { rows } = await database.pool.query<{ changeId: string }>(
+    `select distinct change_id as "changeId" from backup_disks where job_id = $1`,
+    [jobId],
+  );
+  expect(rows).toHaveLength(1);
+  return rows.map(({ changeId }) => changeId);
+}
