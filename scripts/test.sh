@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `npm test` does: makes the machine ready, then runs the checks and all tests. The tests with libvirt run beside the others,
-# since they mostly wait for guests; what they say comes at the end.
+# since they mostly wait for guests; what they say comes at the end, in full when one of them failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,10 @@ trap 'kill "$libvirt" 2>/dev/null || true; rm -f "$report"' EXIT
 
 status=0
 npx vitest run --project '!libvirt' || status=$?
-wait "$libvirt" || status=$?
-cat "$report"
+if wait "$libvirt"; then
+  tail -n 6 "$report"
+else
+  status=1
+  cat "$report"
+fi
 exit "$status"
