@@ -66,7 +66,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
         if (await fileFacts(final)) {
           throw new BackupError(
             'AlreadyExists',
-            `Expected no file ${final} yet, found one that this job did not make; it was left as it is`,
+            `Expected no file ${final} yet, found one, which may be that of a restore point; it was left as it is`,
           );
         }
 

@@ -90,7 +90,8 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
       await heartbeating(async (signal) => {
         const { job, context, hypervisor } = await getJobRows(db, input.jobId);
         requireHost(host, hypervisor);
-        for (const id of job.snapshotIds) await createSource(hypervisor).closeSnapshot(context.vmId, id, signal);
+        const source = createSource(hypervisor);
+        for (const id of job.snapshotIds) await source.closeSnapshot(context.vmId, id, signal);
       });
     },
   };

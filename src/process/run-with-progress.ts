@@ -3,7 +3,7 @@ import { createInterface } from 'node:readline';
 import { execa } from 'execa';
 import { BackupError } from '../domain/errors.js';
 import { identify, type ProcessIdentity } from './identity.js';
-import { toolMissing, unlessItHangs, type Outcome, type Program } from './run.js';
+import { missingBySetpriv, unlessItHangs, type Outcome, type Program } from './run.js';
 
 /** The file descriptor on which the program reports. */
 export const progressFD = 3;
@@ -67,8 +67,8 @@ export async function runCommand(
   if (!result) throw signal.reason; // it outlives SIGKILL, and holds its pipes
   if (child.pid !== undefined) await lastLineRead;
   signal.throwIfAborted();
-  if (result.code === 'ENOENT' && result.exitCode === undefined) throw toolMissing('setpriv');
-  if (result.exitCode === 127) throw toolMissing(program); // setpriv says so
+  const missing = missingBySetpriv(program, result);
+  if (missing) throw missing;
   if (result.exitCode === undefined) {
     throw new BackupError(
       'ToolFailed',

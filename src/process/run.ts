@@ -80,6 +80,15 @@ export async function run(program: Program, args: readonly string[], options: Ru
   return { exitCode: result.exitCode, stdout: result.stdout ?? '', stderr: result.stderr };
 }
 
+/** What is missing where a program came to nothing that was started by setpriv; undefined when both were there. */
+export function missingBySetpriv(
+  program: Program,
+  { code, exitCode }: { code?: string | undefined; exitCode?: number | undefined },
+): BackupError | undefined {
+  if (code === 'ENOENT' && exitCode === undefined) return toolMissing('setpriv');
+  return exitCode === 127 ? toolMissing(program) : undefined; // setpriv says so
+}
+
 /** From SIGTERM to SIGKILL, and from there to the end of our patience. */
 const killDelayMs = 10_000;
 const giveUpDelayMs = 5_000;

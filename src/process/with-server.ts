@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as wait } from 'node:timers/promises';
 import { execa } from 'execa';
 import { BackupError } from '../domain/errors.js';
-import { toolMissing, type Program } from './run.js';
+import { missingBySetpriv, type Program } from './run.js';
 
 /** It opens a socket, and nothing else. */
 const startTimeoutMs = 30_000;
@@ -49,9 +49,7 @@ export async function withServer<T>(
 
   async function failure(): Promise<BackupError> {
     if (!hasEnded) return new BackupError('ToolFailed', `${program} did not listen within ${startTimeoutMs} ms`);
-    const { code, exitCode } = await server;
-    if (code === 'ENOENT' && exitCode === undefined) return toolMissing('setpriv');
-    if (exitCode === 127) return toolMissing(program); // setpriv says so
-    return new BackupError('ToolFailed', `${program} ended right after its start: ${said.trim()}`);
+    const ended = new BackupError('ToolFailed', `${program} ended right after its start: ${said.trim()}`);
+    return missingBySetpriv(program, await server) ?? ended;
   }
 }

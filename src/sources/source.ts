@@ -2,7 +2,7 @@ import type { Extent } from '../domain/extents.js';
 
 /**
  * What a hypervisor connector promises. One suite, test/contract/source.ts, runs against every connector.
- * Each method may run twice, and after a crash in mid-call; each may be cancelled by `signal`.
+ * Each method may run twice, openSnapshot under another id, and after a crash in mid-call; each may be cancelled by `signal`.
  */
 export interface Source {
   /** All VMs that the hypervisor knows, running or not, ordered by name. */
@@ -13,7 +13,7 @@ export interface Source {
 
   /**
    * Opens one point in time over all the given disks at once, and starts recording changes from it under `snapshotId`.
-   * Called again with the same `snapshotId`, it finds the open one, or first removes what a dead attempt left half made.
+   * Each attempt has a `snapshotId` of its own; what one that died has left, `closeSnapshot` and `dropChangeIds` remove.
    * A disk whose `baseChangeId` the hypervisor no longer honours is opened whole, with `changedSince: null`.
    * The guest is thawed when this returns or throws.
    * @throws BackupError VMNotFound, VMNotRunning, DiskNotFound, FreezeFailed, SourceBusy (another snapshot is open: its id, or

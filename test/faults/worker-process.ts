@@ -1,10 +1,10 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { existsSync } from 'node:fs';
-import { until } from '../support/until.js';
 import type { Lab } from '../support/lab.js';
+import { until } from '../support/until.js';
 import type { WorkerBundle } from './bundle.js';
 import { endOfLateStep, type Death, type KillPoint } from './kill-point.js';
 import type { WorkerOrder } from './worker.js';

@@ -244,7 +244,7 @@ describe('a merge', () => {
   });
 });
 
-describe('a merge', () => {
+describe('the progress of a merge', () => {
   test('tells how far each disk is: while it is written, and while it is compared', async () => {
     const hashed = await createChains(points.database.db, { hashes: true });
     try {

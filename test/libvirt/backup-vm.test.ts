@@ -9,7 +9,7 @@ import { expectNothingLeftBehind } from '../support/left-behind.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
 import { defineBiosDomain, qemuPid, startBiosDomain, virsh, type BiosDisk, type BiosDomain } from './bios-domain.js';
-import { changeIdsOf, backUpAndCompare, checkpointsOf, expectUntouchedGuest, plansOf } from './libvirt-backup.js';
+import { backUpAndCompare, changeIdsOf, checkpointsOf, expectUntouchedGuest, plansOf } from './libvirt-backup.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;

@@ -195,17 +195,21 @@ describe('after a crash', () => {
   });
 
   test('a checkpoint of a dead attempt is removed, and so is a job without its checkpoint', async () => {
+    const lone = changeIdOf(randomUUID());
+    await virsh('checkpoint-create-as', domain.vmId, lone, '--diskspec', 'vda', '--diskspec', 'vdc,checkpoint=no');
+    await domain.source.dropChangeIds(domain.vmId, [lone], signal);
+    expect(await checkpoints()).toBe('');
+
     const snapshotId = randomUUID();
-    const name = changeIdOf(snapshotId);
-    await virsh('checkpoint-create-as', domain.vmId, name, '--diskspec', 'vda', '--diskspec', 'vdc,checkpoint=no');
-    const snapshot = await open({ one: null, two: null }, snapshotId);
-    await virsh('checkpoint-delete', domain.vmId, name);
+    await open({ one: null, two: null }, snapshotId);
+    await virsh('checkpoint-delete', domain.vmId, changeIdOf(snapshotId));
+    await close(snapshotId);
+    await domain.source.dropChangeIds(domain.vmId, [changeIdOf(snapshotId)], signal);
+    expect(await scratch()).toEqual([]);
     await domain.guestIO('one', 'write -P 0x77 0 512');
-    const again = await open({ one: null, two: null }, snapshotId);
-    expect(again).toEqual(snapshot);
-    expect(await checkpoints()).toBe(name);
-    const read = await readExport(diskOf(again, 'one').uri, join(domain.directory, 'read.raw'));
-    expect(read[0]).toBe(0x77); // a new point in time
+    const next = await open({ one: null, two: null });
+    const read = await readExport(diskOf(next, 'one').uri, join(domain.directory, 'read.raw'));
+    expect(read[0]).toBe(0x77);
   });
 
   test('of QEMU, the bases are lost, their records can be dropped, and the next base is good', async () => {
@@ -232,12 +236,19 @@ describe('after a crash', () => {
     expect(await scratch()).toEqual([]);
   });
 
-  test('of libvirtd in mid-backup, the snapshot is found again, and closing removes the files that libvirtd forgot', async () => {
+  test('of libvirtd in mid-backup, the snapshot stays open, and closing removes the files that libvirtd forgot', async () => {
     const base = await makeBase({ one: null });
     const snapshotId = randomUUID();
     const snapshot = await open({ one: base, two: base }, snapshotId);
+    const before = await readExport(diskOf(snapshot, 'one').uri, join(domain.directory, 'before.raw'));
     await restartLibvirtd();
-    expect(await open({ one: base, two: base }, snapshotId)).toEqual(snapshot);
+    await domain.guestIO('one', 'write -P 0x66 0 512');
+    const after = await readExport(diskOf(snapshot, 'one').uri, join(domain.directory, 'after.raw'));
+    expect(after.equals(before)).toBe(true); // not toEqual: it would print them
+    await expect(open({ one: base, two: base })).rejects.toMatchObject({
+      code: 'SourceBusy',
+      details: { snapshotId },
+    });
     await close(snapshotId);
     expect(await scratch()).toEqual([]);
     expect(await virsh('domjobinfo', domain.vmId)).toMatch(/Job type: +None/);

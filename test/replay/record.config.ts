@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     pool: 'forks',
     include: ['test/replay/record-*.ts'],
-    globalSetup: ['test/support/servers.ts'],
+    globalSetup: ['test/support/servers.ts', 'test/support/libvirtd.ts'],
     setupFiles: ['test/support/quiet.ts'],
     testTimeout: 120_000,
     hookTimeout: 120_000,

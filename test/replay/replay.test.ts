@@ -67,6 +67,8 @@ describe('the stored history', () => {
 
   test.each([
     ['files', closed('COMPLETED')],
+    ['new-vm-started', closed('COMPLETED')],
+    ['in-place', closed('COMPLETED')],
     ['waited-for-a-prune', 'TIMER_FIRED', closed('COMPLETED')],
     ['cancelled-in-write', closed('CANCEL_REQUESTED'), 'ACTIVITY_TASK_CANCEL_REQUESTED', closed('CANCELED')],
     ['failed-point-damaged', 'ACTIVITY_TASK_FAILED', closed('FAILED')],

@@ -1,8 +1,6 @@
-import { chmod, chown, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
-import { z } from 'zod';
 import { BackupError } from '../../domain/errors.js';
-import type { Consistency } from '../source.js';
 
 /**
  * Where one snapshot's files lie. QEMU may write only in `io`: the directory above holds what this process writes and
@@ -14,8 +12,6 @@ export interface JobDirectory {
   socket: string;
   backupXml: string;
   checkpointXml: string;
-  /** What openSnapshot promised, written before the backup begins. */
-  opened: string;
   /** Exists while the guest may be frozen by this snapshot. */
   frozen: string;
 }
@@ -39,7 +35,6 @@ export function jobDirectory(scratchDir: string, snapshotId: string): JobDirecto
     socket,
     backupXml: path.join(root, 'backup.xml'),
     checkpointXml: path.join(root, 'checkpoint.xml'),
-    opened: path.join(root, 'opened.json'),
     frozen: path.join(root, 'frozen'),
   };
 }
@@ -83,32 +78,6 @@ async function requireTraversable(directory: string, user: { uid: number; gid: n
       );
     }
     if (current === path.dirname(current)) return;
-  }
-}
-
-const openedSchema = z.object({
-  consistency: z.enum(['application', 'filesystem', 'crash'] satisfies Consistency[]),
-  warnings: z.array(z.string()),
-  vmConfig: z.string(),
-  disks: z.array(
-    z.object({ key: z.string(), target: z.string(), base: z.string().nullable(), tracksChanges: z.boolean() }),
-  ),
-});
-
-/** What openSnapshot decided, as a second attempt needs it. */
-export type Opened = z.infer<typeof openedSchema>;
-
-/** Keeps the decision beside the scratch files. */
-export async function saveOpened(directory: JobDirectory, opened: Opened): Promise<void> {
-  await writeFile(directory.opened, JSON.stringify(opened), { mode: 0o600 });
-}
-
-/** The decision of an earlier attempt, or null when it did not get so far. */
-export async function loadOpened(directory: JobDirectory): Promise<Opened | null> {
-  try {
-    return openedSchema.parse(JSON.parse(await readFile(directory.opened, 'utf8')));
-  } catch {
-    return null; // not there, or cut off by a crash: either way nobody was promised anything that can be kept
   }
 }
 

@@ -1,21 +1,19 @@
 import { writeFile } from 'node:fs/promises';
 import { BackupError } from '../../domain/errors.js';
 import { inspectExport } from '../../nbd/nbdinfo.js';
-import { changeIdOf, type OpenSnapshot, type OpenSnapshotRequest, type SnapshotDisk } from '../source.js';
-import { busyError, endBackupJob, isOurs, runningJob } from './backup-job.js';
+import {
+  changeIdOf,
+  type Consistency,
+  type OpenSnapshot,
+  type OpenSnapshotRequest,
+  type SnapshotDisk,
+} from '../source.js';
+import { busyError, endBackupJob, runningJob } from './backup-job.js';
 import { backupXml, checkpointXml } from './backup-xml.js';
-import { dropCheckpoint, findCheckpoint, usableTargets } from './checkpoints.js';
+import { dropCheckpoint, usableTargets } from './checkpoints.js';
 import { parseDomain, type Domain, type DomainDisk } from './domain.js';
 import { freeze, thaw } from './freeze.js';
-import {
-  jobDirectory,
-  loadOpened,
-  makeJobDirectory,
-  removeJobDirectory,
-  saveOpened,
-  type JobDirectory,
-  type Opened,
-} from './job-directory.js';
+import { jobDirectory, makeJobDirectory, removeJobDirectory, type JobDirectory } from './job-directory.js';
 import { tryVirsh, virsh, virshError, type VirshCall } from './virsh.js';
 import { requireRunning, type DomainState } from './vm.js';
 
@@ -25,9 +23,22 @@ export interface LibvirtOptions {
   scratchDir: string;
 }
 
-type PlannedDisk = Opened['disks'][number];
+/** What a backup job was begun with. */
+interface Opened {
+  consistency: Consistency;
+  warnings: string[];
+  vmConfig: string;
+  disks: PlannedDisk[];
+}
 
-/** See `Source.openSnapshot`. What was decided is kept on disk before the backup begins, so that a retry gives the same answer. */
+interface PlannedDisk {
+  key: string;
+  target: string;
+  base: string | null;
+  tracksChanges: boolean;
+}
+
+/** See `Source.openSnapshot`. */
 export async function openSnapshot(
   { uri, scratchDir }: LibvirtOptions,
   request: OpenSnapshotRequest,
@@ -35,18 +46,13 @@ export async function openSnapshot(
 ): Promise<OpenSnapshot> {
   const call = { uri, signal };
   const directory = jobDirectory(scratchDir, request.snapshotId);
-  await thaw(uri, request.vmId, directory); // first of all: whatever is found wrong below, no dead attempt's freeze may outlast it
   const state = await requireRunning(call, request.vmId);
   const vmConfig = await virsh(call, ['dumpxml', '--domain', request.vmId]);
   const domain = parseDomain(vmConfig);
   const chosen = chooseDisks(domain, request);
 
   const job = await runningJob(call, request.vmId);
-  if (job.kind !== 'none' && !isOurs(job, directory)) throw busyError(request.vmId, job);
-  const open = job.kind === 'none' ? null : await findOpened(call, request, directory);
-  if (open) return describe(open, request.snapshotId, directory, signal);
-  await removeHalfMade({ uri }, request, directory);
-
+  if (job.kind !== 'none') throw busyError(request.vmId, job);
   try {
     await makeJobDirectory(directory, domain.qemuUser);
     const usable = await usableTargets(call, request.vmId, baseChangeIds(request));
@@ -60,7 +66,7 @@ export async function openSnapshot(
     const opened = await freezeAndBegin(call, request, state, directory, { vmConfig, domain, disks });
     return await describe(opened, request.snapshotId, directory, signal);
   } catch (error) {
-    // Should this fail too, the first error is the one to tell; closeSnapshot or the next attempt removes the rest.
+    // Should this fail too, the first error is the one to tell; closeSnapshot removes the rest.
     await removeHalfMade({ uri }, request, directory).catch(() => undefined);
     throw error;
   }
@@ -85,20 +91,6 @@ function chooseDisks(
       `VM ${domain.name} (${request.vmId}) is expected to have a disk '${key}', found ${found || 'no disks'}`,
     );
   });
-}
-
-/** The answer of an earlier attempt whose job is still open, if it holds for this request. */
-async function findOpened(
-  call: VirshCall,
-  request: OpenSnapshotRequest,
-  directory: JobDirectory,
-): Promise<Opened | null> {
-  const opened = await loadOpened(directory);
-  const keys = request.disks.map(({ key }) => key).join('\n');
-  if (!opened || opened.disks.map(({ key }) => key).join('\n') !== keys) return null;
-  if (!opened.disks.some((disk) => disk.tracksChanges)) return opened;
-  const checkpoint = await findCheckpoint(call, request.vmId, changeIdOf(request.snapshotId), { withSize: false });
-  return checkpoint ? opened : null;
 }
 
 /** Without a signal: what a cancelled attempt made must go too. The note of a freeze stays until the guest is thawed. */
@@ -151,7 +143,6 @@ async function begin(
     directory.backupXml,
     backupXml(directory.socket, plans, othersThan(plans.map((disk) => disk.target))),
   );
-  await saveOpened(directory, opened);
   const outcome = await tryVirsh(call, args);
   if (outcome.ok) return opened;
   const lost = lostBase(opened.disks, outcome);

@@ -44,36 +44,30 @@ export async function openSnapshot({ machine, directory, request, signal }: Open
   try {
     return await withQMP(machine.qmpPath, signal, async (qmp) => {
       const graph = await readGraph(qmp);
-      refuseIfBusy(graph, machine, snapshotId);
-      let parts = request.disks.map((disk) => partOf(graph, machine, disk));
-      if (isOpen(graph, snapshotId, parts)) {
-        parts = parts.map((part) => ({ ...part, base: baseWhenOpened(snapshotId, part.node) }));
-      } else {
-        isMaking = true;
-        await removeSnapshot(qmp, snapshotId, directory);
-        await removeBitmaps(qmp, [changeIdOf(snapshotId)]);
-        await addScratchImages(qmp, directory, snapshotId, parts, signal);
-        await qmp.execute('transaction', { actions: pointInTime(snapshotId, parts) });
-      }
+      refuseIfBusy(graph, machine);
+      const parts = request.disks.map((disk) => partOf(graph, machine, disk));
+      isMaking = true;
+      await addScratchImages(qmp, directory, snapshotId, parts, signal);
+      await qmp.execute('transaction', { actions: pointInTime(snapshotId, parts) });
       const socketPath = await serveNBD(qmp, machine, directory);
       await addExports(qmp, snapshotId, parts);
       const disks = parts.map((part) => describePart(snapshotId, part, socketPath));
       return { consistency: 'crash', warnings: [], vmConfig: null, disks };
     });
   } catch (error) {
-    // Our connection may be gone, so with a new one. What it cannot undo now, closeSnapshot or the next attempt removes.
+    // Our connection may be gone, so with a new one. What it cannot undo now, closeSnapshot removes.
     if (isMaking) await undo(machine, directory, snapshotId).catch(() => undefined);
     throw error;
   }
 }
 
-function refuseIfBusy(graph: BlockGraph, machine: Machine, snapshotId: string): void {
+function refuseIfBusy(graph: BlockGraph, machine: Machine): void {
   const names = [
     ...graph.nodes.map((node) => node['node-name']),
     ...graph.exports.map(({ id }) => id),
     ...graph.jobIds,
   ];
-  const other = names.find((name) => isOurs(name) && !name.startsWith(prefixOf(snapshotId)));
+  const other = names.find(isOurs);
   if (other === undefined) return;
   const scratch = graph.nodes.map(({ file }) => /\/([^/"]+)\/[0-9a-f]{8}\.qcow2/.exec(file)?.[1]).find(Boolean);
   throw new BackupError(
@@ -103,18 +97,8 @@ function partOf(
   return { key, node, tracksChanges, base: isGood ? baseChangeId : null };
 }
 
-/** The job comes with the bitmaps, in one transaction, so it stands for them. */
-function isOpen(graph: BlockGraph, snapshotId: string, parts: Part[]): boolean {
-  return parts.every((part) => graph.jobIds.includes(namesFor(snapshotId, part.node).job));
-}
-
-/** Carries the base in its name, so that whoever finds the snapshot open knows it. */
+/** What changed up to the point in time, from the base on: a bitmap that stands still while the base records on. */
 const sinceBitmap = (snapshotId: string, base: string) => `${prefixOf(snapshotId)}since-${base}`;
-
-function baseWhenOpened(snapshotId: string, node: BlockNode): string | null {
-  const stem = sinceBitmap(snapshotId, '');
-  return node['dirty-bitmaps'].find(({ name }) => name.startsWith(stem))?.name.slice(stem.length) ?? null;
-}
 
 async function addScratchImages(
   qmp: QMPClient,
@@ -175,7 +159,6 @@ async function serveNBD(qmp: QMPClient, machine: Machine, directory: string): Pr
     const said = error instanceof BackupError ? String(error.details?.desc) : '';
     if (!said.includes('already running')) throw error; // QEMU has no command that tells
   }
-  if (existsSync(own)) return own; // of an attempt that got further than it could tell
   if (existsSync(machine.nbdPath)) return machine.nbdPath;
   throw new BackupError(
     'SourceFailed',
@@ -184,10 +167,8 @@ async function serveNBD(qmp: QMPClient, machine: Machine, directory: string): Pr
 }
 
 async function addExports(qmp: QMPClient, snapshotId: string, parts: Part[]): Promise<void> {
-  const { exports } = await readGraph(qmp);
   for (const { node, base } of parts) {
     const { export: id, scratch } = namesFor(snapshotId, node);
-    if (exports.some((one) => one.id === id)) continue;
     const bitmaps = base === null ? [] : [sinceBitmap(snapshotId, base)];
     await qmp.execute('block-export-add', { type: 'nbd', id, 'node-name': scratch, name: id, bitmaps });
   }

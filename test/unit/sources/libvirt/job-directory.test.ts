@@ -2,13 +2,7 @@ import { chmod, mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import {
-  jobDirectory,
-  loadOpened,
-  makeJobDirectory,
-  removeJobDirectory,
-  saveOpened,
-} from '../../../../src/sources/libvirt/job-directory.js';
+import { jobDirectory, makeJobDirectory, removeJobDirectory } from '../../../../src/sources/libvirt/job-directory.js';
 
 let scratchDir: string;
 
@@ -45,16 +39,4 @@ test('a socket path that the kernel would cut off is refused', () => {
 
 test.each(['..', 'a/b', ''])('the snapshot id %j is no directory name', (snapshotId) => {
   expect(() => jobDirectory(scratchDir, snapshotId)).toThrow(TypeError);
-});
-
-test('a decision is read back as it was; none, or one cut off by a crash, is null', async () => {
-  const directory = jobDirectory(scratchDir, 'a-1');
-  expect(await loadOpened(directory)).toBeNull();
-  await makeJobDirectory(directory, null);
-  const disks = [{ key: 'k', target: 'vda', base: null, tracksChanges: true }];
-  const opened = { consistency: 'crash' as const, warnings: ['w'], vmConfig: '<domain/>', disks };
-  await saveOpened(directory, opened);
-  expect(await loadOpened(directory)).toEqual(opened);
-  await saveOpened({ ...directory, opened: directory.opened }, { ...opened, disks: undefined as never });
-  expect(await loadOpened(directory)).toBeNull();
 });
