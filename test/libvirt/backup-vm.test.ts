@@ -72,14 +72,23 @@ async function failureOf(handle: WorkflowHandle): Promise<{ type: string; messag
   );
 }
 
-/** The moment when a copy is about to begin: its file has a row. */
-async function untilCopying(): Promise<void> {
-  await until('a copy', async () => {
-    const { rows } = await world.database.pool.query(
-      `select 1 from backup_disks d join backup_jobs j on j.id = d.job_id where j.status = 'running' and d.status = 'copying'`,
-    );
-    return rows.length > 0;
-  });
+const pendingOf = async (handle: WorkflowHandle, type: string) =>
+  (await handle.describe()).raw.pendingActivities?.filter(({ activityType }) => activityType?.name === type).length ??
+  0;
+
+/** Begins a backup whose copies hang, since QEMU, which they read from, stands still. Its process is the caller's to wake or kill. */
+async function startHeldBackup({ name, vmId }: BiosDomain): Promise<{ handle: WorkflowHandle; pid: number }> {
+  const pid = await qemuPid(vmId);
+  const claims = await world.database.pool.connect();
+  await claims.query('begin');
+  await claims.query('lock table hosts in access exclusive mode'); // each export looks first whether its host is its own
+  const handle = await world.start({ vm: name });
+  await until('the exports', async () => (await pendingOf(handle, 'startExport')) > 0);
+  process.kill(pid, 'SIGSTOP');
+  await claims.query('rollback');
+  claims.release();
+  await until('the copies to hang', async () => (await pendingOf(handle, 'transferDisk')) > 0);
+  return { handle, pid };
 }
 
 describe('BackupVM under libvirt', () => {
@@ -148,19 +157,11 @@ describe('BackupVM under libvirt', () => {
     await backUp(vm);
     const before = await checkpointsOf(vm);
     await vm.guestIO('root-serial', 'write -P 0x66 4M 1M');
-    const handle = await world.start({ vm: vm.name });
-    await untilCopying();
-    const pid = await qemuPid(vm.vmId);
-    process.kill(pid, 'SIGSTOP'); // the copies wait for their source
-    const transfers = async () =>
-      (await handle.describe()).raw.pendingActivities?.filter(
-        ({ activityType }) => activityType?.name === 'transferDisk',
-      );
+    const { handle, pid } = await startHeldBackup(vm);
     try {
-      await until('the copies to hang', async () => (await transfers())?.length);
       expect(await readdir(world.config.scratchDir)).toHaveLength(1);
       await handle.cancel();
-      await until('the copies to be stopped', async () => (await transfers())?.length === 0);
+      await until('the copies to be stopped', async () => (await pendingOf(handle, 'transferDisk')) === 0);
     } finally {
       process.kill(pid, 'SIGCONT');
     }
@@ -173,9 +174,8 @@ describe('BackupVM under libvirt', () => {
   test('a VM that goes in the middle of a copy fails its backup at once, says why, and loses nothing but its checkpoints', async () => {
     const vm = await startVM();
     const before = await backUp(vm);
-    const handle = await world.start({ vm: vm.name });
-    await untilCopying();
-    process.kill(await qemuPid(vm.vmId), 'SIGKILL');
+    const { handle, pid } = await startHeldBackup(vm);
+    process.kill(pid, 'SIGKILL');
     const failure = await failureOf(handle);
     expect(failure.type).toBe('SnapshotLost');
     expect(failure.message).toMatch(/the VM was stopped or crashed/);

@@ -43,7 +43,7 @@ async function holdCopy(): Promise<{ workflowId: string; resume: () => void }> {
   const { workflowId } = await world.start({ vm: domain.name }, 'backup-vm/faulty');
   const pid = await until('the export', async () => {
     const { rows } = await world.database.pool.query<{ pid: number }>(
-      `select pid from nbd_exports where copy_pid is not null`,
+      `select pid from nbd_exports where pid is not null`,
     );
     if (rows[0]) process.kill(rows[0].pid, 'SIGSTOP');
     return rows[0]?.pid;
