@@ -1,5 +1,6 @@
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
+import { builtHasher } from './test/support/built-hasher.js';
 
 /** Files at a time: the default on two cores is one, and a test mostly waits for a step of a workflow. */
 const maxWorkers = 2;
@@ -15,6 +16,7 @@ class LongestFirst extends BaseSequencer {
 
 /** `unit` needs no set-up. `tools` needs the external programs, `integration` also Postgres and Temporal, `libvirt` also libvirtd. */
 export default defineConfig({
+  plugins: [builtHasher()],
   test: {
     pool: 'forks',
     maxWorkers,

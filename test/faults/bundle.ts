@@ -1,9 +1,9 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { bundleWorkflowCode, DefaultLogger } from '@temporalio/worker';
 import { build } from 'esbuild';
 import type { TestProject } from 'vitest/node';
+import { bundleWorkflows } from '../support/bundle-workflows.js';
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -24,12 +24,7 @@ export async function makeBundle(): Promise<WorkerBundle & { remove: () => Promi
   const parent = here('../../node_modules/.cache/');
   await mkdir(parent, { recursive: true });
   const directory = await mkdtemp(join(parent, 'backupvm-bundle-'));
-  const workflowPath = join(directory, 'workflow-bundle.cjs');
-  const { code } = await bundleWorkflowCode({
-    workflowsPath: here('../../src/workflows/index.ts'),
-    logger: new DefaultLogger('WARN'),
-  });
-  await writeFile(workflowPath, code);
+  const workflowPath = await bundleWorkflows(directory);
   await writeFile(join(directory, 'package.json'), '{"type":"module"}');
   await build({
     entryPoints: { worker: here('worker.ts'), hasher: here('../../src/hashes/hasher.ts') },

@@ -7,6 +7,7 @@ import { openDatabase } from '../../src/db/database.js';
 import { migrateDatabase } from '../../src/db/migrate.js';
 import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
 import { findTemporalCLI, startTemporalServer } from '../../src/embedded/temporal.js';
+import { bundleWorkflows } from './bundle-workflows.js';
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -16,6 +17,8 @@ declare module 'vitest' {
     temporalNamespace: string;
     temporalUIUrl: string;
     temporalCLIPath: string;
+    /** What the workers of the tests' own processes load. */
+    workflowBundlePath: string;
   }
 }
 
@@ -30,7 +33,7 @@ interface Servers {
 // On the process and not in this module: vitest loads a module anew for each project that lists it.
 const shared = process as typeof process & { backupvmServers?: { users: number; servers: Promise<Servers> } };
 
-/** Starts one Postgres and one Temporal server for the whole test run; the last project to finish stops them. */
+/** Starts one Postgres and one Temporal server, and bundles the workflows, for the whole test run; the last project stops them. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const running = (shared.backupvmServers ??= { users: 0, servers: startServers() });
   running.users += 1;
@@ -48,14 +51,18 @@ export default async function setup(project: TestProject): Promise<() => Promise
 async function startServers(): Promise<Servers> {
   const directory = await mkdtemp(join(tmpdir(), 'backupvm-test-'));
   await chmod(directory, 0o755); // Postgres runs as another user when we are root
-  const started = await Promise.allSettled([startDatabase(directory), startTemporal(directory)]);
+  const workflows = bundleWorkflows(directory).then((workflowBundlePath) => ({
+    provided: { workflowBundlePath },
+    stop: async () => undefined,
+  }));
+  const started = await Promise.allSettled([startDatabase(directory), startTemporal(directory), workflows]);
   const stop = async () => {
     await Promise.all(started.flatMap((one) => (one.status === 'fulfilled' ? [one.value.stop()] : [])));
     await rm(directory, { recursive: true });
   };
-  const [database, temporal] = started;
-  if (database.status === 'fulfilled' && temporal.status === 'fulfilled') {
-    return { provided: { ...database.value.provided, ...temporal.value.provided }, stop };
+  const [database, temporal, code] = started;
+  if (database.status === 'fulfilled' && temporal.status === 'fulfilled' && code.status === 'fulfilled') {
+    return { provided: { ...database.value.provided, ...temporal.value.provided, ...code.value.provided }, stop };
   }
   await stop();
   const failures = started.flatMap((one) => (one.status === 'rejected' ? [one.reason as Error] : []));

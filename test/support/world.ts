@@ -20,6 +20,7 @@ export async function createWorld(purpose: string, options: WorldOptions = {}): 
   const connection = await NativeConnection.connect({ address: temporalAddress });
   const workers = await createWorkers(lab.config, {
     ...{ db: lab.database.db, connection, namespace: lab.namespace },
+    workflowBundle: { codePath: inject('workflowBundlePath') },
     activityInterceptors: options.activityInterceptors ?? [],
   });
   const running = Promise.all(workers.map((worker) => worker.run()));
