@@ -1,8 +1,10 @@
+import { dirname } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { addHypervisor } from '../src/db/hypervisors.js';
 import { mainQueue } from '../src/workflows/messages.js';
-import { makeBundle } from '../test/faults/bundle.js';
+import { bundleWorker } from '../test/faults/bundle.js';
+import { bundleWorkflows } from '../test/support/bundle-workflows.js';
 import { findDamage, findLeftovers, type Leftovers } from '../test/support/end-state.js';
 import { createLab } from '../test/support/lab.js';
 import { libvirtName } from './domain.js';
@@ -84,11 +86,12 @@ async function main(): Promise<boolean> {
   const underLibvirt = share > 0 ? Math.min(lanes, Math.max(1, Math.round(share * lanes))) : 0;
   const begun = Date.now();
   const seconds = () => Math.round((Date.now() - begun) / 1000);
-  const [services, bundle, libvirt] = await Promise.all([
+  const [services, program, libvirt] = await Promise.all([
     startServices(),
-    makeBundle(),
+    bundleWorker(),
     underLibvirt > 0 ? startLibvirt() : undefined,
   ]);
+  const workflowPath = await bundleWorkflows(dirname(program.workerPath));
   const lab = await createLab('chaos', services.servers, { ports: 32, withSearchAttributes: false });
   const random = createRandom(seed);
   if (libvirt) {
@@ -108,7 +111,7 @@ async function main(): Promise<boolean> {
   const run: Run = {
     lab,
     services,
-    bundle,
+    bundle: { ...program, workflowPath },
     seed,
     random,
     worker: undefined,
@@ -145,7 +148,7 @@ async function main(): Promise<boolean> {
     await Promise.all(run.guests.map((guest) => guest.stop()));
     await libvirt?.stop();
     await lab.close();
-    await bundle.remove();
+    await program.remove();
     await services.close();
   }
 }

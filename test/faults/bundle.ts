@@ -1,13 +1,12 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
 import type { TestProject } from 'vitest/node';
-import { bundleWorkflows } from '../support/bundle-workflows.js';
+import { bundleModules } from '../support/bundle-modules.js';
 
 declare module 'vitest' {
   interface ProvidedContext {
-    workerBundle: WorkerBundle;
+    workerPath: string;
   }
 }
 
@@ -18,25 +17,15 @@ export interface WorkerBundle {
   workerPath: string;
 }
 
-/** Bundles workflow code and worker into a directory of their own, within the project: packages are looked for from there. */
-export async function makeBundle(): Promise<WorkerBundle & { remove: () => Promise<void> }> {
+export async function bundleWorker(): Promise<{ workerPath: string; remove: () => Promise<void> }> {
   const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
-  const parent = here('../../node_modules/.cache/');
-  await mkdir(parent, { recursive: true });
-  const directory = await mkdtemp(join(parent, 'backupvm-bundle-'));
-  const workflowPath = await bundleWorkflows(directory);
-  await writeFile(join(directory, 'package.json'), '{"type":"module"}');
-  await build({
-    entryPoints: { worker: here('worker.ts'), hasher: here('../../src/hashes/hasher.ts') },
-    ...{ outdir: directory, bundle: true, platform: 'node', format: 'esm', packages: 'external', sourcemap: 'inline' },
-  });
-  const remove = () => rm(directory, { recursive: true });
-  return { workflowPath, workerPath: join(directory, 'worker.js'), remove };
+  const directory = await bundleModules({ worker: here('worker.ts'), hasher: here('../../src/hashes/hasher.ts') });
+  return { workerPath: join(directory, 'worker.js'), remove: () => rm(directory, { recursive: true }) };
 }
 
 /** Vitest's globalSetup. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const { remove, ...bundle } = await makeBundle();
-  project.provide('workerBundle', bundle);
+  const { remove, workerPath } = await bundleWorker();
+  project.provide('workerPath', workerPath);
   return remove;
 }

@@ -1,6 +1,7 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { holdClaims, pendingSteps } from '../support/hold-claims.js';
 import {
   expectContent,
   expectNoRestoreLeft,
@@ -107,21 +108,11 @@ describe.concurrent('the worker of a restore is killed (SIGKILL)', () => {
 describe.concurrent('the workflow of a restore ends without its clean-up', () => {
   test('terminated: ReconcileHost removes what was written, and gives the lease back', () =>
     withStory('restore terminated', async (story) => {
-      const { pool } = story.lab.database;
-      const claims = await pool.connect();
-      await claims.query('begin');
-      await claims.query('lock table hosts in access exclusive mode'); // each disk looks first whether its host is its own
+      const claims = await holdClaims(story.lab);
       const { directory, handle } = await begin(story);
-      await until('the disks to begin', async () => {
-        const { raw } = await handle.describe();
-        const writing = (raw.pendingActivities ?? []).filter(
-          ({ activityType }) => activityType?.name === 'restoreDisk',
-        );
-        return writing.length === 2;
-      });
+      await until('the disks to begin', async () => (await pendingSteps(handle, 'restoreDisk')) === 2);
       await handle.terminate('by the test');
-      await claims.query('rollback');
-      claims.release();
+      await claims.release();
       const { orphanedLeases } = await story.reconcile();
       expect(orphanedLeases).toMatchObject([{ purpose: 'restore', runState: 'terminated', outcome: 'cleaned up' }]);
       await until('the late attempts to end', async () => (await readdir(directory)).length === 0);

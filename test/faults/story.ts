@@ -83,9 +83,10 @@ export async function withStory(
   };
   const lab = await createLab(purpose, servers, options);
   const workers: WorkerProcess[] = [];
+  const bundle = { workerPath: inject('workerPath'), workflowPath: inject('workflowBundlePath') };
   try {
     const startWorker = async (killPoint: StoryOptions['killPoint'] = []) => {
-      const worker = await startWorkerProcess(lab, inject('workerBundle'), [killPoint].flat());
+      const worker = await startWorkerProcess(lab, bundle, [killPoint].flat());
       workers.push(worker);
       return worker;
     };

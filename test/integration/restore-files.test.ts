@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import { progressQuery } from '../../src/workflows/messages.js';
 import { firstDifference, restore } from '../support/content.js';
+import { holdClaims, pendingSteps } from '../support/hold-claims.js';
 import {
   allocatedBytes,
   expectContent,
@@ -67,18 +68,6 @@ async function fresh(): Promise<string> {
   return out;
 }
 const names = (format: string) => [`web01-data.${format}`, `web01-root.${format}`];
-/** Keeps the disks of restores from being written, until it is released: each looks first whether its host is still its own. */
-async function holdClaims(): Promise<{ release: () => Promise<void> }> {
-  const connection = await world.database.pool.connect();
-  await connection.query('begin');
-  await connection.query('lock table hosts in access exclusive mode');
-  return {
-    async release() {
-      await connection.query('rollback');
-      connection.release();
-    },
-  };
-}
 const latest = () => points.at(-1) ?? expect.fail('no point');
 
 describe('RestoreVM to files', () => {
@@ -229,14 +218,9 @@ describe('a RestoreVM that is cancelled', () => {
 
   test('while a disk is about to be written leaves none', async () => {
     const directory = await fresh();
-    const claims = await holdClaims();
+    const claims = await holdClaims(world);
     const handle = await startRestore(world, { vm: 'web01', target: { kind: 'files', directory } });
-    await until('the disks to begin', async () => {
-      const { raw } = await handle.describe();
-      return (
-        (raw.pendingActivities ?? []).filter(({ activityType }) => activityType?.name === 'restoreDisk').length === 2
-      );
-    });
+    await until('the disks to begin', async () => (await pendingSteps(handle, 'restoreDisk')) === 2);
     await handle.cancel();
     await claims.release();
     await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });
@@ -258,7 +242,7 @@ describe('RestoreVM to a file system that is full', () => {
       await expectNoRestoreLeft(world, directory);
 
       await small.empty();
-      const claims = await holdClaims();
+      const claims = await holdClaims(world);
       const handle = await startRestore(world, { vm: 'web01', target });
       await until('the look at the free space', async () => {
         const { rowCount } = await world.database.pool.query('select 1 from restore_disks');

@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { compareWithWitness } from '../../demo/witness.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import { runOrThrow } from '../../src/process/run.js';
+import { holdClaims, pendingSteps } from '../support/hold-claims.js';
 import { expectNothingLeftBehind } from '../support/left-behind.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
@@ -72,22 +73,15 @@ async function failureOf(handle: WorkflowHandle): Promise<{ type: string; messag
   );
 }
 
-const pendingOf = async (handle: WorkflowHandle, type: string) =>
-  (await handle.describe()).raw.pendingActivities?.filter(({ activityType }) => activityType?.name === type).length ??
-  0;
-
 /** Begins a backup whose copies hang, since QEMU, which they read from, stands still. Its process is the caller's to wake or kill. */
 async function startHeldBackup({ name, vmId }: BiosDomain): Promise<{ handle: WorkflowHandle; pid: number }> {
   const pid = await qemuPid(vmId);
-  const claims = await world.database.pool.connect();
-  await claims.query('begin');
-  await claims.query('lock table hosts in access exclusive mode'); // each export looks first whether its host is its own
+  const claims = await holdClaims(world);
   const handle = await world.start({ vm: name });
-  await until('the exports', async () => (await pendingOf(handle, 'startExport')) > 0);
+  await until('the exports', async () => (await pendingSteps(handle, 'startExport')) > 0);
   process.kill(pid, 'SIGSTOP');
-  await claims.query('rollback');
-  claims.release();
-  await until('the copies to hang', async () => (await pendingOf(handle, 'transferDisk')) > 0);
+  await claims.release();
+  await until('the copies to hang', async () => (await pendingSteps(handle, 'transferDisk')) > 0);
   return { handle, pid };
 }
 
@@ -161,7 +155,7 @@ describe('BackupVM under libvirt', () => {
     try {
       expect(await readdir(world.config.scratchDir)).toHaveLength(1);
       await handle.cancel();
-      await until('the copies to be stopped', async () => (await pendingOf(handle, 'transferDisk')) === 0);
+      await until('the copies to be stopped', async () => (await pendingSteps(handle, 'transferDisk')) === 0);
     } finally {
       process.kill(pid, 'SIGCONT');
     }

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { recordHistory } from '../../scripts/record-history.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import type { RestoreVMRequest } from '../../src/domain/restore-input.js';
+import { holdClaims, pendingSteps } from '../support/hold-claims.js';
 import { startRestore, targetDirectory } from '../support/restores.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
@@ -64,19 +65,11 @@ test('waited for a prune', async () => {
 });
 
 test('cancelled while both disks are written', async () => {
-  const connection = await world.database.pool.connect();
-  await connection.query('begin');
-  await connection.query('lock table hosts in access exclusive mode');
+  const claims = await holdClaims(world);
   const handle = await startRestore(world, await input('cancelled'));
-  await until('the disks to begin', async () => {
-    const { raw } = await handle.describe();
-    return (
-      (raw.pendingActivities ?? []).filter(({ activityType }) => activityType?.name === 'restoreDisk').length === 2
-    );
-  });
+  await until('the disks to begin', async () => (await pendingSteps(handle, 'restoreDisk')) === 2);
   await handle.cancel();
-  await connection.query('rollback');
-  connection.release();
+  await claims.release();
   await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });
   await record(handle, 'cancelled-in-write');
 });

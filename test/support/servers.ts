@@ -23,7 +23,7 @@ declare module 'vitest' {
 }
 
 /** The rest comes from test/faults/bundle.ts. */
-type Provided = Omit<ProvidedContext, 'workerBundle'>;
+type Provided = Omit<ProvidedContext, 'workerPath'>;
 
 interface Servers {
   provided: Provided;

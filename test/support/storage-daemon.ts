@@ -2,8 +2,8 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { run, runOrThrow } from '../../src/process/run.js';
+import { until } from './until.js';
 
 export interface StorageDaemonOptions {
   /** Where sockets and images go; images that are there already are used. */
@@ -36,7 +36,8 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
   const imageOf = (key: string) => join(directory, `${name}-${key}.img`);
   const uriOf = (key: string) => `nbd+unix:///${key}?socket=${encodeURIComponent(nbdPath)}`;
   let child: ChildProcess | undefined;
-  let wantsEnd = false;
+  const tellOfEnd = (code: number | null, signal: string | null) =>
+    void process.stderr.write(`the daemon of ${name} ended by itself: ${signal ?? code}\n`);
 
   for (const { key, sizeBytes, format = 'qcow2' } of disks) {
     if (existsSync(imageOf(key))) continue;
@@ -56,28 +57,23 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
       ...['--chardev', `socket,id=qmp,path=${qmpPath},server=on,wait=off`, '--monitor', 'chardev=qmp,mode=control'],
     ];
     const args = ['--pdeathsig', 'KILL', 'qemu-storage-daemon', ...servers, ...nodes];
-    const daemon = spawn('setpriv', args, { stdio: ['ignore', 'ignore', 'inherit'] });
-    child = daemon;
-    wantsEnd = false;
-    daemon.once('exit', (code, signal) => {
-      if (child === daemon && !wantsEnd)
-        process.stderr.write(`the daemon of ${name} ended by itself: ${signal ?? code}\n`);
-    });
+    child = spawn('setpriv', args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    child.once('exit', tellOfEnd);
     await untilServing();
   }
 
   /** Asks the exports, not the monitor: QEMU crashes, seldom, when somebody connects to its monitor in the moment it starts. */
   async function untilServing(): Promise<void> {
     const asked = uriOf(disks[0]?.key ?? '');
-    for (const deadline = Date.now() + 10_000; Date.now() < deadline; await wait(5)) {
-      const { exitCode } = await run('nbdinfo', ['--size', asked], { timeoutMs: 10_000 });
-      if (exitCode === 0) return;
-    }
-    throw new Error(`nobody serves ${asked}`);
+    await until(
+      `somebody to serve ${asked}`,
+      async () => (await run('nbdinfo', ['--size', asked], { timeoutMs: 10_000 })).exitCode === 0,
+      10_000,
+    );
   }
 
   async function end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
-    wantsEnd = true;
+    child?.off('exit', tellOfEnd);
     child?.kill('SIGCONT'); // a paused one would not see SIGTERM
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, 'exit');
