@@ -2,11 +2,11 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { recordHistory } from '../../scripts/record-history.js';
 import type { BackupVMRequest } from '../../src/domain/backup-input.js';
 import { mainQueue } from '../../src/workflows/messages.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
+import { keepHistory } from './keep-history.js';
 
 // Takes backups in all the ways that a stored history must cover, and records each. Not a test of the suite: see record.config.ts.
 
@@ -28,9 +28,7 @@ afterAll(async () => {
 
 async function record(handle: WorkflowHandle, caseName: string, { client } = world): Promise<void> {
   const { workflowId, runId } = await handle.describe();
-  await recordHistory(client, { workflowId, runId }, caseName).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw error; // what is stored stays
-  });
+  await keepHistory(client, { workflowId, runId }, caseName);
 }
 
 /** A VM with data on its disks. */

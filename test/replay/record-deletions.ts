@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { recordHistory } from '../../scripts/record-history.js';
 import type { DeleteBackupRequest } from '../../src/domain/delete-input.js';
 import { mainQueue } from '../../src/workflows/messages.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
+import { keepHistory } from './keep-history.js';
 
 // Deletes in all the ways that a stored history must cover, and records each. Not a test of the suite: see record.config.ts.
 
@@ -27,9 +27,7 @@ const start = (caseName: string, input: DeleteBackupRequest) =>
   });
 
 async function record(workflowId: string, caseName: string): Promise<void> {
-  await recordHistory(world.client, { workflowId }, caseName).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw error; // what is stored stays
-  });
+  await keepHistory(world.client, { workflowId }, caseName);
 }
 
 test.each<[string, () => DeleteBackupRequest, string?]>([

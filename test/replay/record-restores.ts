@@ -2,13 +2,13 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { recordHistory } from '../../scripts/record-history.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import type { RestoreVMRequest } from '../../src/domain/restore-input.js';
 import { holdClaims, pendingSteps } from '../support/hold-claims.js';
 import { startRestore, targetDirectory } from '../support/restores.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
+import { keepHistory } from './keep-history.js';
 
 // Restores in the ways that a stored history must cover. Not a test of the suite: see record.config.ts.
 
@@ -29,9 +29,7 @@ afterAll(() => world.close());
 
 async function record(handle: WorkflowHandle, caseName: string): Promise<void> {
   const { workflowId, runId } = await handle.describe();
-  await recordHistory(world.client, { workflowId, runId }, caseName).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw error; // what is stored stays
-  });
+  await keepHistory(world.client, { workflowId, runId }, caseName);
 }
 
 const input = async (name: string): Promise<RestoreVMRequest> => ({

@@ -1,7 +1,6 @@
 import { join } from 'node:path';
 import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { recordHistory } from '../../scripts/record-history.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import type { VerifyBackupRequest } from '../../src/domain/verify-input.js';
 import { mainQueue } from '../../src/workflows/messages.js';
@@ -9,6 +8,7 @@ import { ownProcesses } from '../support/end-state.js';
 import { flip, whileHarmed } from '../support/harm.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
+import { keepHistory } from './keep-history.js';
 
 // Verifications in the ways that a stored history must cover. Not a test of the suite: see record.config.ts.
 
@@ -31,9 +31,7 @@ afterAll(() => world.close());
 
 async function record(handle: WorkflowHandle, caseName: string): Promise<void> {
   const { workflowId, runId } = await handle.describe();
-  await recordHistory(world.client, { workflowId, runId }, caseName).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw error; // what is stored stays
-  });
+  await keepHistory(world.client, { workflowId, runId }, caseName);
 }
 
 const start = (input: VerifyBackupRequest) =>

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, test } from 'vitest';
-import { recordHistory } from '../../scripts/record-history.js';
 import type { RestoreVMRequest } from '../../src/domain/restore-input.js';
 import { startBiosDomain, virsh, type BiosDomain } from '../libvirt/bios-domain.js';
 import { startRestore, targetDirectory } from '../support/restores.js';
 import { createWorld, type World } from '../support/world.js';
+import { keepHistory } from './keep-history.js';
 
 // Restores that only a hypervisor takes which defines VMs. Not a test of the suite: see record.config.ts.
 
@@ -32,9 +32,7 @@ async function record(target: RestoreVMRequest['target'], caseName: string): Pro
   const handle = await startRestore(world, { vm: vm.name, target });
   await handle.result();
   const { workflowId, runId } = await handle.describe();
-  await recordHistory(world.client, { workflowId, runId }, caseName).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw error; // what is stored stays
-  });
+  await keepHistory(world.client, { workflowId, runId }, caseName);
 }
 
 test('to a new VM, which is started', async () => {
