@@ -46,7 +46,7 @@ const count = (found: Leftovers) => ({
     ...[...found.processes, ...found.source, ...found.openJobs, ...found.chainLeases, ...found.tombstones],
     ...[...found.unfinished, ...found.strayFiles, ...found.scratch, ...found.run, ...found.temporary],
   ],
-  leakedPorts: [...found.leases, ...found.openPorts],
+  leakedPorts: [...found.leases, ...found.openSockets],
   damageMarks: found.damageMarks,
 });
 

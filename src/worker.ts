@@ -32,6 +32,7 @@ import { BackupError } from './domain/errors.js';
 import { messageOf } from './domain/message-of.js';
 import { startLog } from './log.js';
 import { readMachineId } from './process/machine-id.js';
+import { requirePrivateDirectory } from './process/private-directory.js';
 import { requireTools } from './process/tools.js';
 import { createSource } from './sources/connect.js';
 import { describeRun, knowsSearchAttributes, listPollers } from './temporal-server.js';
@@ -82,6 +83,7 @@ async function prepareHost(
   log: Logger,
   { takeOver, signal }: { takeOver: boolean; signal: AbortSignal },
 ): Promise<void> {
+  await requirePrivateDirectory(config.runDir);
   const dependencies = hostDependencies(config, connections);
   const { db, host, machineId } = dependencies;
   const claim = { host, machineId };

@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { NbdExport } from '../db/exports.js';
 import { requireClaim } from '../db/hosts.js';
+import { removeExportFiles } from '../nbd/export-socket.js';
 import { recordedIdentity, stopProcess } from '../process/identity.js';
 import { exportStopTimeouts, findExportProcess } from '../qemu/qemu-nbd.js';
 import type { HostDependencies } from './dependencies.js';
@@ -22,7 +23,7 @@ export async function stopExportProcess(
   const server =
     recordedIdentity(lease) ?? (pidFile === null ? undefined : await findExportProcess(pidFile, exportName));
   if (server) await stopProcess(server, exportStopTimeouts);
-  if (pidFile !== null) await rm(pidFile, { force: true });
+  if (pidFile !== null) await removeExportFiles(pidFile);
   await rm(copyDirectory(runDir, lease.diskId), { recursive: true, force: true }); // of a copy whose worker died
 }
 
@@ -38,6 +39,11 @@ export async function stopCopyProcess(
     bootId: lease.copyBootId,
   });
   if (copy) await stopProcess(copy, exportStopTimeouts);
+}
+
+/** Where the exports of this host listen, and where their pid files lie. */
+export function exportDirectory(runDir: string): string {
+  return join(runDir, 'exports');
 }
 
 /** What nbdkit needs while it serves the extents that a copy of this disk is to read. */

@@ -1,20 +1,21 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import type { Database } from '../db/database.js';
 import { getDisk, recordAttempt, replanAsFull, type BackupDisk } from '../db/disks.js';
 import { findExport, recordPidFile, recordProcess, releasePort } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
 import { attemptFilePath } from '../domain/names.js';
 import { planReasons, type BackupType, type PlanReason } from '../domain/plan.js';
+import { exportPidFile, removeExportFiles, requireFreeNumber } from '../nbd/export-socket.js';
 import { copyConnections } from '../nbd/nbdcopy.js';
 import { stopProcess } from '../process/identity.js';
+import { requirePrivateDirectory } from '../process/private-directory.js';
 import { createImage } from '../qemu/qemu-img.js';
 import { exportStopTimeouts, startExport } from '../qemu/qemu-nbd.js';
 import { fileFacts, insideRepository, makeFolder, removeFile } from '../repository/files.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
-import { stopExportProcess } from './export-process.js';
+import { exportDirectory, stopExportProcess } from './export-process.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
 import { findChainTrouble } from './parent-files.js';
@@ -40,7 +41,7 @@ const spaceMarginBytes = 64 * 1024 * 1024;
 export function createExportActivities({ db, host, machineId, runDir }: HostDependencies) {
   return {
     /**
-     * Makes an empty QCOW2 file under the attempt's name and serves it on the leased port. What an earlier attempt left is
+     * Makes an empty QCOW2 file under the attempt's name and serves it under the leased number. What an earlier attempt left is
      * stopped and removed first.
      */
     async startExport(input: StartExportInput): Promise<StartedExport> {
@@ -70,7 +71,9 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
           );
         }
 
-        const attemptPath = attemptFilePath(disk.path, job.id, randomUUID().slice(0, 8));
+        const directory = await requireExportDirectory(runDir, lease.port);
+        const attemptId = randomUUID().slice(0, 8);
+        const attemptPath = attemptFilePath(disk.path, job.id, attemptId);
         const file = insideRepository(root, attemptPath);
         if (!(await recordAttempt(db, disk.id, { attemptPath, nbdPort: lease.port }))) throw tooLate(job.id);
         await makeFolder(root, attemptPath);
@@ -78,17 +81,16 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
         await createImage({ file, sizeBytes: disk.sizeBytes, parentName, signal });
 
         const attempt = { diskId: disk.id, attemptPath };
-        const pidFile = join(runDir, 'exports', `${basename(attemptPath)}.pid`);
-        await mkdir(join(runDir, 'exports'), { recursive: true });
+        const pidFile = exportPidFile(directory, lease.port, attemptId);
         if (!(await recordPidFile(db, attempt, pidFile))) {
           await removeFile(file);
           throw tooLate(job.id);
         }
-        const { port, exportName } = lease;
-        const process = await startExport({ file, port, exportName, pidFile, connections: copyConnections, signal });
+        const { exportName } = lease;
+        const process = await startExport({ file, exportName, pidFile, connections: copyConnections, signal });
         if (!(await recordProcess(db, attempt, process))) {
           await stopProcess(process, exportStopTimeouts); // clean-up, or another attempt, did not know of it
-          await removeFile(pidFile);
+          await removeExportFiles(pidFile);
           await removeFile(file);
           throw tooLate(job.id);
         }
@@ -96,7 +98,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
       });
     },
 
-    /** Stops a disk's qemu-nbd and gives its port back, in this order. Nothing to stop is success. */
+    /** Stops a disk's qemu-nbd, then releases its number. Nothing to stop is success. */
     async stopExport(input: { diskId: string }): Promise<void> {
       const lease = await findExport(db, input.diskId);
       if (!lease) return;
@@ -105,6 +107,15 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
       await releasePort(db, lease);
     },
   };
+}
+
+/** The directory for sockets and pid files, which nobody else may enter, with this number free in it. @throws BackupError PortTaken */
+async function requireExportDirectory(runDir: string, port: number): Promise<string> {
+  const directory = exportDirectory(runDir);
+  await requirePrivateDirectory(runDir);
+  await requirePrivateDirectory(directory);
+  await requireFreeNumber(directory, port);
+  return directory;
 }
 
 /** For an attempt that was taken for dead, and comes back after its job has been cleaned up, or another one has begun. */

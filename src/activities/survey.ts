@@ -1,9 +1,11 @@
+import { dirname } from 'node:path';
 import type { Database } from '../db/database.js';
 import type { NbdExport } from '../db/exports.js';
 import type { RepositoryRow } from '../db/repositories.js';
 import { listLeases, listRecordedDisks, listRepositoriesOf, type RecordedDisk } from '../db/survey.js';
 import { exportNamePrefix, hashesFilePath, manifestPath } from '../domain/names.js';
 import { tableBytes } from '../hashes/table.js';
+import { exportSocket } from '../nbd/export-socket.js';
 import { isAlive } from '../process/identity.js';
 import { listRunningServers, type RunningServer } from '../qemu/running-servers.js';
 import { draftPath } from '../repository/durable.js';
@@ -13,6 +15,7 @@ import { fileFacts, insideRepository } from '../repository/files.js';
 import { listBackupFiles } from '../repository/list-files.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
+import { exportDirectory } from './export-process.js';
 import { heartbeating } from './heartbeat.js';
 import { messageOf } from '../domain/message-of.js';
 
@@ -25,7 +28,9 @@ export interface Found<T> {
 /** A qemu-nbd that no lease knows: another program's, or one whose row has gone. */
 export interface UnknownExport {
   pid: number;
+  /** One of these is null: it listens on a TCP port, or on a Unix socket. */
   port: number | null;
+  socket: string | null;
   exportName: string;
   file: string;
 }
@@ -57,14 +62,16 @@ export interface FileSurvey {
 
 const shownOfEach = 50;
 
-export function createSurveyActivities({ db, host, nbdPorts }: HostDependencies) {
+export function createSurveyActivities({ db, host, nbdPorts, runDir }: HostDependencies) {
   return {
-    /** Finds each qemu-nbd that listens in this host's range of ports or carries our name, without a lease. Touches none. */
+    /** Finds each qemu-nbd that listens where ours do, in this host's range of ports, or under our name, without a lease. Touches none. */
     async surveyExports(): Promise<Found<UnknownExport>> {
       // The row stands before the process starts, and until it is dead: so processes first, rows then, and a second look.
       const servers = (await listRunningServers()).filter(
-        ({ port, exportName }) =>
-          exportName.startsWith(exportNamePrefix) || (port !== null && port >= nbdPorts.first && port <= nbdPorts.last),
+        ({ port, socket, exportName }) =>
+          exportName.startsWith(exportNamePrefix) ||
+          (port !== null && port >= nbdPorts.first && port <= nbdPorts.last) ||
+          (socket !== null && dirname(socket) === exportDirectory(runDir)),
       );
       const leases = await listLeases(db, host);
       const found = noneFound<UnknownExport>();
@@ -88,9 +95,9 @@ export function createSurveyActivities({ db, host, nbdPorts }: HostDependencies)
   };
 }
 
-/** Whether a process is the one that a lease tells of; before its identity is recorded, by port and name. */
-function isBehind(lease: NbdExport, { identity, port, exportName }: RunningServer): boolean {
-  if (lease.port !== port || lease.exportName !== exportName) return false;
+/** Whether a process is the one behind a lease; before its identity is recorded, by socket and name. */
+function isBehind(lease: NbdExport, { identity, socket, exportName }: RunningServer): boolean {
+  if (lease.pidFile === null || exportSocket(lease.pidFile) !== socket || lease.exportName !== exportName) return false;
   return lease.pid === null || (lease.pid === identity.pid && lease.startTime === identity.startTime);
 }
 

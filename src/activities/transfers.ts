@@ -1,13 +1,15 @@
 import { rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { getDisk } from '../db/disks.js';
 import { findExport, recordCopyProcess, type Attempt } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
 import { totalBytes, type Extent } from '../domain/extents.js';
+import { exportSocket, exportUri } from '../nbd/export-socket.js';
 import { copyExtents, copyFull, type CopyRequest } from '../nbd/nbdcopy.js';
 import { exportSizeBytes } from '../nbd/nbdinfo.js';
-import { targetUri } from '../nbd/target-uri.js';
 import { verifyCopy } from '../nbd/verify-copy.js';
 import type { ProcessIdentity } from '../process/identity.js';
+import { requirePrivateDirectory } from '../process/private-directory.js';
 import { watchCopy } from './copy-watch.js';
 import type { HostDependencies } from './dependencies.js';
 import { copyDirectory, stopCopyProcess } from './export-process.js';
@@ -37,7 +39,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
       requireHost(host, hypervisor);
       const disk = await getDisk(db, input.diskId);
       const lease = await findExport(db, disk.id);
-      if (!lease || disk.sourceUri === null || disk.attemptPath === null || disk.status !== 'copying') {
+      if (!lease?.pidFile || disk.sourceUri === null || disk.attemptPath === null || disk.status !== 'copying') {
         throw new BackupError(
           'CopyFailed',
           `Expected an open snapshot and an export for disk '${disk.diskKey}', found it ${disk.status}`,
@@ -45,6 +47,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
       }
       const { sourceUri, dirtyContext, sizeBytes, changeId, diskKey: key } = disk;
       const attempt = { diskId: disk.id, attemptPath: disk.attemptPath };
+      const targetUri = exportUri(exportSocket(lease.pidFile), lease.exportName);
       await stopCopyProcess(dependencies, lease); // of the run that this one was reset from
       const totalCopyBytes = dirtyContext === null ? input.dataBytes : input.changedBytes;
       let doneBytes = 0;
@@ -53,7 +56,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
         const signal = AbortSignal.any([cancelSignal, watch.signal]);
         const request: CopyRequest = {
           sourceUri,
-          targetUri: targetUri(lease.port, lease.exportName),
+          targetUri,
           onProgress: (fraction) => (doneBytes = Math.round(fraction * totalCopyBytes)),
           async onStart(copy) {
             watch.copies(copy.pid);
@@ -65,8 +68,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
         try {
           const extents = dirtyContext === null ? null : await createSource(hypervisor).changedExtents(opened, signal);
           await copy(disk.id, request, extents);
-          const { targetUri: target } = request;
-          const { writtenBytes } = await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal });
+          const { writtenBytes } = await verifyCopy({ targetUri, sourceSizeBytes: sizeBytes, extents, signal });
           return { changedBytes: extents ? totalBytes(extents) : input.dataBytes, writtenBytes };
         } catch (error) {
           signal.throwIfAborted();
@@ -94,6 +96,8 @@ export function createTransferActivities(dependencies: HostDependencies) {
   async function copy(diskId: string, request: CopyRequest, extents: Extent[] | null): Promise<void> {
     if (!extents) return mappingNoSpace(() => copyFull(request));
     const directory = copyDirectory(runDir, diskId);
+    await requirePrivateDirectory(runDir);
+    await requirePrivateDirectory(dirname(directory));
     try {
       await mappingNoSpace(() => copyExtents({ ...request, extents, directory }));
     } finally {

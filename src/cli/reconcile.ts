@@ -76,9 +76,9 @@ function listFound({ unknownExports, unknownFiles, changedFiles }: ReconcileHost
   const files = unknownFiles?.first ?? [];
   const changed = changedFiles?.first ?? [];
   return [
-    ...exports.map(({ pid, port, exportName, file }) => [
+    ...exports.map(({ pid, port, socket, exportName, file }) => [
       `qemu-nbd, pid ${pid}`,
-      `${port === null ? 'socket' : `port ${port}`}, export '${exportName}', ${file}`,
+      `${port === null ? `socket ${socket}` : `port ${port}`}, export '${exportName}', ${file}`,
       'no lease',
     ]),
     ...files.map(({ repository, path, fileBytes }) => [

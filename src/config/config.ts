@@ -108,7 +108,7 @@ function readDirectory(name: string, text: string, problems: string[]): string {
   return text;
 }
 
-/** Sockets lie in it, whose paths take at most 107 bytes on Linux: `/copies/`, a UUID and `/sock` are 49. */
+/** Sockets lie in it, whose paths take at most 107 bytes on Linux. The longest is `/copies/`, a UUID and `/sock`: 49. */
 const longestRunDirBytes = 107 - 49;
 
 function readRunDirectory(name: string, text: string, problems: string[]): string {

@@ -38,7 +38,7 @@ export async function copyFull(request: CopyRequest): Promise<void> {
 export interface CopyExtentsRequest extends CopyRequest {
   /** Normalized, within the disk. */
   extents: readonly Extent[];
-  /** For the list and the socket of nbdkit; made anew, and left for its owner to remove. Its path takes at most 102 bytes. */
+  /** For the list and the socket of nbdkit; emptied first, and left for its owner to remove. Its path takes at most 102 bytes. */
   directory: string;
 }
 
@@ -55,7 +55,7 @@ export async function copyExtents({ extents, directory, ...request }: CopyExtent
     return;
   }
   await rm(directory, { recursive: true, force: true });
-  await mkdir(directory, { recursive: true });
+  await mkdir(directory, { recursive: true, mode: 0o700 });
   const list = join(directory, 'extents');
   const socket = join(directory, 'sock');
   const pidFile = join(directory, 'pid');

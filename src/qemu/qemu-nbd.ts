@@ -1,23 +1,23 @@
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { exportSizeBytes } from '../nbd/nbdinfo.js';
-import { targetUri } from '../nbd/target-uri.js';
+import { exportSocket, exportUri, removeExportFiles } from '../nbd/export-socket.js';
 import { identify, stopProcess, type ProcessIdentity, type StopTimeouts } from '../process/identity.js';
 import { run, type Outcome } from '../process/run.js';
 import { imageInfo, throwIfLocked } from './qemu-img.js';
 
-/** It opens a file and a port, and forks. */
+/** It opens a file and a socket, and forks. */
 const startTimeoutMs = 60_000;
-/** For our own look at the export, beside the connections of the copy: when all are in use, a further one hangs. */
+/** For our own look at the export, next to the connections of the copy: when all are in use, a further one hangs. */
 const spareConnections = 2;
 /** SIGTERM lets qemu-nbd write its metadata back to a disk that may be busy; after SIGKILL only the kernel's I/O is left. */
 export const exportStopTimeouts: StopTimeouts = { termTimeoutMs: 20_000, killTimeoutMs: 20_000 };
 
 export interface StartExportRequest {
   file: string;
-  port: number;
   exportName: string;
+  /** In a directory that only this user may enter: the socket lies next to it, and whoever reaches that can write to the disk. */
   pidFile: string;
   /** How many connections the copy will open. */
   connections: number;
@@ -25,31 +25,32 @@ export interface StartExportRequest {
 }
 
 /**
- * Serves a QCOW2 file on 127.0.0.1 by a qemu-nbd that outlives this process; returns when an NBD handshake has shown the right export.
- * When it throws, nothing runs. Not to be repeated while the first one runs: the file is locked.
- * @throws BackupError PortTaken (details.port); ExportFailed, also when another process writes to the file or to a parent
+ * Serves a QCOW2 file on a Unix socket by a qemu-nbd that outlives this process; returns when an NBD handshake has shown the right
+ * export. When it throws, nothing runs. Not to be repeated while the first one runs: the file is locked.
+ * @throws BackupError ExportFailed, also when another process writes to the file or to a parent
  */
 export async function startExport(request: StartExportRequest): Promise<ProcessIdentity> {
-  const { file, port, exportName, pidFile, signal } = request;
+  const { file, exportName, pidFile, signal } = request;
+  const socket = exportSocket(pidFile);
   const { virtualSizeBytes } = await imageInfo(file, signal);
-  await rm(pidFile, { force: true }); // one of an earlier attempt would name a stranger
+  await removeExportFiles(pidFile); // an old pid file would name a stranger
   try {
     await launch(request);
     const identity = await readIdentity(pidFile);
     if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${file} ended right after its start`);
     signal.throwIfAborted();
-    const foundBytes = await exportSizeBytes(targetUri(port, exportName), signal);
+    const foundBytes = await exportSizeBytes(exportUri(socket, exportName), signal);
     if (foundBytes !== virtualSizeBytes) {
       throw new BackupError(
         'ExportFailed',
-        `Expected export '${exportName}' on port ${port} to have ${virtualSizeBytes} bytes, found ${foundBytes}`,
+        `Expected export '${exportName}' on ${socket} to have ${virtualSizeBytes} bytes, found ${foundBytes}`,
       );
     }
     return identity;
   } catch (error) {
     const left = await findExportProcess(pidFile, exportName); // also where it hung before it wrote its pid file
     if (left) await stopProcess(left, exportStopTimeouts);
-    await rm(pidFile, { force: true });
+    await removeExportFiles(pidFile);
     throw error;
   }
 }
@@ -59,20 +60,11 @@ async function launch(request: StartExportRequest): Promise<void> {
   // Kernels before 5.1, and containers whose seccomp profile forbids it. A little slower, and as durable.
   if (outcome.exitCode !== 0 && /io_uring/.test(outcome.stderr)) outcome = await runQemuNBD(request, 'threads');
   if (outcome.exitCode === 0) return;
-  const { file, port } = request;
+  const { file } = request;
   const said = outcome.stderr.trim().slice(0, 2000);
-  if (said.includes('Address already in use')) {
-    throw new BackupError(
-      'PortTaken',
-      `Expected port ${port} of 127.0.0.1 to be free, found it in use; take another one`,
-      {
-        details: { port },
-      },
-    );
-  }
   throwIfLocked(file, outcome);
   const advice = said.includes('O_DIRECT') ? '; its file system must support O_DIRECT' : '';
-  throw new BackupError('ExportFailed', `Expected qemu-nbd to serve ${file} on port ${port}: ${said}${advice}`);
+  throw new BackupError('ExportFailed', `qemu-nbd cannot serve ${file}: ${said}${advice}`);
 }
 
 function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): Promise<Outcome> {
@@ -81,7 +73,7 @@ function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): P
     `--shared=${request.connections + spareConnections}`,
     '--persistent', // the readiness check must not be the last client
     '--allocation-depth', // verifyCopy asks for it
-    ...['--bind=127.0.0.1', `--port=${request.port}`, exportNameArgument(request.exportName)],
+    ...[`--socket=${resolve(exportSocket(request.pidFile))}`, exportNameArgument(request.exportName)],
     ...['--fork', pidFileArgument(request.pidFile), resolve(request.file)],
   ];
   // Without the signal: to end the parent between fork and pid file would leave a child that nobody knows.

@@ -8,8 +8,9 @@ export interface RunningServer extends ServedFile {
 }
 
 export interface ServedFile {
-  /** Null where it serves a Unix socket. */
+  /** One of these is null. `socket`: the path of a Unix socket, or the kernel's device that it serves. */
   port: number | null;
+  socket: string | null;
   exportName: string;
   /** Its last argument, as people write it; empty where that is an option, which may hold a secret. */
   file: string;
@@ -32,9 +33,10 @@ export function parseServerArguments([program = '', ...args]: readonly string[])
   if (basename(program) !== 'qemu-nbd') return undefined;
   // Other work of the same program: ending it, lists, and devices of the kernel.
   if (args.some((arg) => /^(-[dLVh]|--disconnect|--list|--version|--help)/.test(arg))) return undefined;
-  const hasSocket = valueOf(args, '-k', '--socket') !== undefined || valueOf(args, '-c', '--connect') !== undefined;
+  const socket = valueOf(args, '-k', '--socket') ?? valueOf(args, '-c', '--connect') ?? null;
   return {
-    port: hasSocket ? null : Number(valueOf(args, '-p', '--port') ?? 10_809), // NBD's own port is its default
+    port: socket === null ? Number(valueOf(args, '-p', '--port') ?? 10_809) : null, // NBD's own port is its default
+    socket,
     exportName: valueOf(args, '-x', '--export-name') ?? '',
     file: /^[^-].*/.exec(args.at(-1) ?? '')?.[0] ?? '',
   };

@@ -67,7 +67,7 @@ export interface StoryOptions extends LabOptions {
 }
 
 const nothing: Leftovers = {
-  ...{ processes: [], leases: [], chainLeases: [], openPorts: [], source: [], openJobs: [] },
+  ...{ processes: [], leases: [], chainLeases: [], openSockets: [], source: [], openJobs: [] },
   ...{ tombstones: [], damageMarks: [], unfinished: [], strayFiles: [], scratch: [], run: [], temporary: [] },
 };
 

@@ -2,6 +2,10 @@ import { createServer } from 'node:net';
 import { once } from 'node:events';
 import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { exportDirectory } from '../../src/activities/export-process.js';
+import { exportPidFile, exportSocket, exportUri } from '../../src/nbd/export-socket.js';
+import { run } from '../../src/process/run.js';
+import { listRunningServers } from '../../src/qemu/running-servers.js';
 import { expectSameContent } from '../support/content.js';
 import { expectNothingLeftBehind } from '../support/left-behind.js';
 import { until } from '../support/until.js';
@@ -111,8 +115,37 @@ describe('a running BackupVM', () => {
     await expectSameContent(world, vm, await handle.result());
   });
 
-  test('a port that a stranger has taken is skipped', async () => {
-    const stranger = createServer().listen(world.config.nbdPorts.first, '127.0.0.1');
+  test('another user of the host can neither list nor read nor write the export of a copy', async () => {
+    const vm = await world.startVM('secret', [{ key: 'root', sizeBytes: 8 * MiB }]);
+    await vm.write('root', 0, 4 * MiB, 0x11);
+    const handle = await world.start({ vm: 'secret' });
+    await untilCopying('secret');
+    vm.pause();
+    await until('the copy to hang', () => pendingActivity(handle, 'transferDisk'));
+    const servers = (await listRunningServers()).filter(({ file }) => file.startsWith(world.directory));
+    const uris = servers.map(({ socket, exportName }) => exportUri(socket ?? 'a TCP port', exportName));
+    expect(uris).toEqual([expect.stringContaining(encodeURIComponent(world.config.runDir))]);
+    const [uri = ''] = uris;
+    const attacks = [
+      ['nbdinfo', '--list', uri],
+      ['nbdinfo', '--size', uri],
+      ['qemu-io', '-f', 'raw', '-c', 'read 0 64k', uri],
+      ['qemu-io', '-f', 'raw', '-c', 'write -P 0x66 0 64k', uri],
+    ];
+    const asNobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];
+    for (const attack of attacks) {
+      const { exitCode } = await run('setpriv', [...asNobody, ...attack], { timeoutMs: 30_000 });
+      expect(exitCode, attack.join(' ')).not.toBe(0);
+    }
+    expect((await run('nbdinfo', ['--size', uri], { timeoutMs: 30_000 })).exitCode).toBe(0);
+    vm.resume();
+    await expectSameContent(world, vm, await handle.result());
+  });
+
+  test('a number under which a stranger serves is skipped', async () => {
+    const { runDir, nbdPorts } = world.config;
+    const socket = exportSocket(exportPidFile(exportDirectory(runDir), nbdPorts.first, 'stranger'));
+    const stranger = createServer().listen(socket);
     await once(stranger, 'listening');
     try {
       const vm = await world.startVM('stranger', [{ key: 'root', sizeBytes: 2 * MiB }]);
@@ -123,7 +156,7 @@ describe('a running BackupVM', () => {
         `select d.nbd_port as port from backup_disks d where d.job_id = $1`,
         [result.jobId],
       );
-      expect(rows).toEqual([{ port: world.config.nbdPorts.first + 1 }]);
+      expect(rows).toEqual([{ port: nbdPorts.first + 1 }]);
     } finally {
       stranger.close();
     }

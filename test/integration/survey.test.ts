@@ -1,6 +1,7 @@
 import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test, vi } from 'vitest';
+import { exportDirectory } from '../../src/activities/export-process.js';
 import { identify, isAlive, stopProcess, type ProcessIdentity } from '../../src/process/identity.js';
 import { runOrThrow } from '../../src/process/run.js';
 import { markerName } from '../../src/repository/marker.js';
@@ -41,11 +42,17 @@ const backupvm = (...argv: string[]) =>
 const ownPids = ({ unknownExports }: ReconcileHostResult) =>
   unknownExports?.first.filter(({ file }) => file.startsWith(world.directory)).map(({ pid }) => pid);
 
-/** A real qemu-nbd that nobody leased, for as long as the test needs it. */
-async function withStranger(port: number, exportName: string, use: (stranger: ProcessIdentity) => Promise<void>) {
-  const [image, pidFile] = [join(world.directory, `${port}.raw`), join(world.directory, `${port}.pid`)];
+/** A real qemu-nbd without a lease, on a TCP port or a Unix socket, for as long as the test needs it. */
+async function withStranger(
+  place: number | string,
+  exportName: string,
+  use: (stranger: ProcessIdentity) => Promise<void>,
+) {
+  const name = join(world.directory, basename(String(place)));
+  const [image, pidFile] = [`${name}.raw`, `${name}.pid`];
   await writeFile(image, Buffer.alloc(MiB));
-  const where = ['--bind=127.0.0.1', `--port=${port}`, `--export-name=${exportName}`, `--pid-file=${pidFile}`];
+  const address = typeof place === 'number' ? ['--bind=127.0.0.1', `--port=${place}`] : [`--socket=${place}`];
+  const where = [...address, `--export-name=${exportName}`, `--pid-file=${pidFile}`];
   await runOrThrow('qemu-nbd', ['--format=raw', '--persistent', '--fork', ...where, image], { timeoutMs: 60_000 });
   const stranger = await identify(Number(await readFile(pidFile, 'latin1')));
   if (!stranger) throw new Error('qemu-nbd ended right after its start');
@@ -83,7 +90,9 @@ describe('exports', () => {
     await withStranger(port, 'theirs', async (stranger) => {
       const result = await reconcile({});
       const file = join(world.directory, `${port}.raw`);
-      expect(result.unknownExports?.first).toContainEqual({ pid: stranger.pid, port, exportName: 'theirs', file });
+      expect(result.unknownExports?.first).toContainEqual({
+        ...{ pid: stranger.pid, port, socket: null, exportName: 'theirs', file },
+      });
       expect(result).toMatchObject({ orphans: [], unknownFiles: null, changedFiles: null, problems: [] });
       expect(await isAlive(stranger)).toBe(true);
       const { stdout } = await backupvm('reconcile', '--dry-run');
@@ -92,6 +101,22 @@ describe('exports', () => {
       );
     });
     expect(ownPids(await reconcile({}))).toEqual([]);
+  });
+
+  test('a stranger’s qemu-nbd on a socket where ours listen is shown, one on a socket elsewhere is not', async () => {
+    const directory = exportDirectory(world.config.runDir);
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    const socket = join(directory, '10809-theirs.sock');
+    await withStranger(socket, 'theirs', async ({ pid }) => {
+      await withStranger(join(world.directory, 'elsewhere.sock'), 'theirs', async () => {
+        const result = await reconcile({});
+        expect(ownPids(result)).toEqual([pid]);
+        expect(result.unknownExports?.first).toContainEqual(expect.objectContaining({ pid, port: null, socket }));
+        const { stdout } = await backupvm('reconcile', '--dry-run');
+        expect(stdout).toContain(`socket ${socket}, export 'theirs'`);
+      });
+    });
+    await rm(socket, { force: true });
   });
 
   test('one under our name is shown on whichever port, one under another name elsewhere is not', async () => {

@@ -14,8 +14,8 @@ export interface Leftovers {
   leases: string[];
   /** Leases on restore points, and the journals of restores and merges that hang on them. */
   chainLeases: string[];
-  /** Ports of the host's range that somebody listens on. */
-  openPorts: number[];
+  /** Unix sockets in the run directory on which a process listens. */
+  openSockets: string[];
   /** Nodes, exports, jobs and bitmaps at the source, but not the bitmaps that the next incrementals start from. */
   source: string[];
   /** Not closed, or not cleaned up. */
@@ -40,7 +40,7 @@ export interface Damage {
   changedFiles: string[];
 }
 
-/** Looks at processes, rows, ports, files, and at the VMs of the QMP hypervisor that run. */
+/** Looks at processes, rows, sockets, files, and at the VMs of the QMP hypervisor that run. */
 export async function findLeftovers(lab: Lab): Promise<Leftovers> {
   const { config, repository } = lab;
   const column = (query: string) => readColumn(lab, query);
@@ -53,7 +53,7 @@ export async function findLeftovers(lab: Lab): Promise<Leftovers> {
       `select purpose || ' of ' || workflow_id as value from chain_leases
        union all select 'restore ' || lease_id from restores union all select 'merge ' || id from merges`,
     ),
-    openPorts: await listeningPorts(config.nbdPorts),
+    openSockets: await listeningSockets(config.runDir),
     source: await sourceLeftovers(lab),
     openJobs: await column(
       `select id || ' ' || status as value from backup_jobs where status in ('running', 'aborting') or clean_up = 'pending'`,
@@ -141,11 +141,12 @@ async function sealedFiles(lab: Lab): Promise<string[]> {
 
 const isBackupFile = (file: string) => !/(^|\/)(\.backupvm-|filler|lost\+found)/.test(file);
 
-async function listeningPorts({ first, last }: { first: number; last: number }): Promise<number[]> {
-  const lines = (await readFile('/proc/net/tcp', 'latin1')).split('\n').slice(1);
-  const listening = lines.map((line) => line.trim().split(/\s+/)).filter((fields) => fields[3] === '0A');
-  const ports = listening.map((fields) => parseInt(fields[1]?.split(':')[1] ?? '', 16));
-  return ports.filter((port) => port >= first && port <= last);
+async function listeningSockets(directory: string): Promise<string[]> {
+  const lines = (await readFile('/proc/net/unix', 'utf8')).split('\n').slice(1);
+  const fields = lines.map((line) => line.trim().split(/\s+/));
+  const acceptsConnections = '00010000'; // the kernel's flag of a socket that listens
+  const paths = fields.filter((one) => one[3] === acceptsConnections).map((one) => one[7] ?? '');
+  return paths.filter((path) => path.startsWith(`${directory}/`));
 }
 
 async function sourceLeftovers(lab: Lab): Promise<string[]> {

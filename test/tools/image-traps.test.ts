@@ -1,12 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { verifyCopy } from '../../src/nbd/verify-copy.js';
 import { checkImage, createImage, imageInfo } from '../../src/qemu/qemu-img.js';
 import { findExportProcess, startExport } from '../../src/qemu/qemu-nbd.js';
-import { freePort } from '../support/nbd-source.js';
 import { MiB, signal, useWorkbench } from './workbench.js';
 
 /** Ways to a damaged or unreachable image, and to a process that nobody knows of. */
@@ -15,25 +12,10 @@ const bench = useWorkbench();
 describe('an export', () => {
   const newImage = (name: string) => createImage({ file: bench.path(name), sizeBytes: MiB, signal });
 
-  test('on a port that a stranger holds is PortTaken, on one address or on all', async () => {
-    await newImage('taken.qcow2');
-    for (const host of ['127.0.0.1', '0.0.0.0']) {
-      const stranger = createServer().listen(bench.port, host);
-      await once(stranger, 'listening');
-      await expect(bench.serve('taken.qcow2')).rejects.toMatchObject({
-        code: 'PortTaken',
-        details: { port: bench.port },
-      });
-      stranger.close();
-      await once(stranger, 'close');
-    }
-    await bench.serve('taken.qcow2');
-  });
-
   test('of a file that is exported already fails and names it', async () => {
     await newImage('twice.qcow2');
     await bench.serve('twice.qcow2');
-    const second = bench.serve('twice.qcow2', await freePort());
+    const second = bench.serve('twice.qcow2');
     await expect(second).rejects.toMatchObject({ code: 'ExportFailed', details: { file: bench.path('twice.qcow2') } });
   });
 
@@ -42,7 +24,6 @@ describe('an export', () => {
     const controller = new AbortController();
     const exported = {
       file: bench.path('aborted.qcow2'),
-      port: bench.port,
       exportName: 'x',
       pidFile: bench.path('aborted.pid'),
       connections: 2,
@@ -51,7 +32,7 @@ describe('an export', () => {
     const reason = new Error('cancelled while it starts');
     controller.abort(reason);
     await expect(starting).rejects.toBe(reason);
-    await bench.serve('aborted.qcow2'); // neither file nor port is held
+    await bench.serve('aborted.qcow2'); // the file is not held
   });
 
   test('is found by its pid file and name, also before the pid file is written, and no other is', async () => {
@@ -77,13 +58,13 @@ describe('an export', () => {
     await insteadOfQemuNBD(script, async () => {
       await expect(bench.serve('forked.qcow2')).rejects.toMatchObject({ code: 'ExportFailed' });
     });
-    await bench.serve('forked.qcow2'); // neither file nor port is held
+    await bench.serve('forked.qcow2'); // the file is not held
   });
 
   test('may have any name', async () => {
     await newImage('named.qcow2');
     const exportName = `job/ä "b" %2F, c=d`;
-    const { uri } = await bench.serve('named.qcow2', bench.port, exportName);
+    const { uri } = await bench.serve('named.qcow2', exportName);
     await verifyCopy({ targetUri: uri, sourceSizeBytes: MiB, extents: null, signal });
   });
 
@@ -142,7 +123,7 @@ describe('an image', () => {
       createImage({ file: bench.path('new.qcow2'), sizeBytes: MiB, parentName, signal }),
     ).rejects.toMatchObject(held);
     await expect(open(bench.path('new.qcow2'))).rejects.toMatchObject({ code: 'ENOENT' });
-    await expect(bench.serve('on-held.qcow2', await freePort())).rejects.toMatchObject(held);
+    await expect(bench.serve('on-held.qcow2')).rejects.toMatchObject(held);
   });
 
   test('without its parent is not made, not exported and not sound', async () => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { normalizeExtents, totalBytes, type Extent } from '../../src/domain/extents.js';
 import { checkImage } from '../../src/qemu/qemu-img.js';
-import { freePort, serveDirectory, writeSparse, type NBDSource } from '../support/nbd-source.js';
+import { serveDirectory, writeSparse, type NBDSource } from '../support/nbd-source.js';
 import { restore, transfer } from './transfer.js';
 
 const KiB = 1024;
@@ -70,7 +70,7 @@ function apply(disk: Buffer, changes: Change[], generation: number): Extent[] {
 }
 
 /** Backs up a full and its incrementals, each from the state that the disk has then, and compares every point at the end. */
-async function runChain(id: string, { sectors, initial, increments }: Chain, port: number): Promise<void> {
+async function runChain(id: string, { sectors, initial, increments }: Chain): Promise<void> {
   let disk = Buffer.alloc(sectors * 512);
   apply(disk, initial, 0);
   const points: Buffer[] = [];
@@ -84,7 +84,6 @@ async function runChain(id: string, { sectors, initial, increments }: Chain, por
       sourceUri: source.uriOf(`${id}.disk`),
       sizeBytes: disk.length,
       extents,
-      port,
     });
     // Never more than the clusters that the extents touch: an incremental that is as large as a full would restore as well.
     if (extents) expect(writtenBytes).toBeLessThanOrEqual(clusterBytesOf(extents));
@@ -128,10 +127,9 @@ describe('a full and its incrementals', () => {
     const cases = fc.sample(chain, { seed, numRuns: chains });
     const queue = [...cases.entries()];
     const runLane = async () => {
-      const port = await freePort();
       for (let next = queue.shift(); next; next = queue.shift()) {
         const [index, one] = next;
-        await runChain(`case${index}`, one, port).catch((cause: unknown) => {
+        await runChain(`case${index}`, one).catch((cause: unknown) => {
           queue.length = 0;
           const what = `chain ${index} of TRANSFER_SEED=${seed}: ${JSON.stringify(one)}`;
           throw new Error(what, { cause });
@@ -147,7 +145,7 @@ describe('a full and its incrementals', () => {
       return { start: index * 760, length: 300, kind: index % 3 === 0 ? 'zero' : 'data' };
     });
     const initial: Change[] = [{ start: 0, length: 4096 * KiB, kind: 'data' }];
-    await runChain('many', { sectors: 8193, initial, increments: [{ growSectors: 0, changes }] }, await freePort());
+    await runChain('many', { sectors: 8193, initial, increments: [{ growSectors: 0, changes }] });
   });
 
   test.each<[string, Change[]]>([
@@ -160,6 +158,6 @@ describe('a full and its incrementals', () => {
   ])('hold when %s', async (name, changes) => {
     const initial: Change[] = [{ start: 0, length: 8192 * KiB, kind: 'data' }];
     const increments = [{ growSectors: 0, changes }];
-    await runChain(name.replaceAll(' ', '-'), { sectors: 1025, initial, increments }, await freePort());
+    await runChain(name.replaceAll(' ', '-'), { sectors: 1025, initial, increments });
   });
 });

@@ -1,8 +1,8 @@
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Extent } from '../../src/domain/extents.js';
+import { exportSocket, exportUri } from '../../src/nbd/export-socket.js';
 import { copyConnections, copyExtents, copyFull } from '../../src/nbd/nbdcopy.js';
-import { targetUri } from '../../src/nbd/target-uri.js';
 import { verifyCopy } from '../../src/nbd/verify-copy.js';
 import { stopProcess } from '../../src/process/identity.js';
 import { runOrThrow } from '../../src/process/run.js';
@@ -19,34 +19,32 @@ export interface TransferRequest {
   sizeBytes: number;
   /** Null for a full. */
   extents: Extent[] | null;
-  port: number;
 }
 
 /** The recipe as a backup runs it: create, export, copy, verify, stop. */
 export async function transfer(request: TransferRequest): Promise<{ writtenBytes: number; fractions: number[] }> {
-  const { directory, name, parentName, sourceUri, sizeBytes, extents, port } = request;
+  const { directory, name, parentName, sourceUri, sizeBytes, extents } = request;
   const file = join(directory, name);
   await createImage({ file, sizeBytes, signal, ...(parentName !== undefined && { parentName }) });
   const exported = {
     file,
-    port,
     exportName: `job/${name}`,
     pidFile: `${file}.pid`,
     connections: copyConnections,
     signal,
   };
   const identity = await startExport(exported);
-  const target = targetUri(port, exported.exportName);
+  const targetUri = exportUri(exportSocket(exported.pidFile), exported.exportName);
   const fractions: number[] = [];
   try {
     const copy = {
       sourceUri,
-      targetUri: target,
+      targetUri,
       onProgress: (fraction: number) => void fractions.push(fraction),
       signal,
     };
     await (extents ? copyExtents({ ...copy, extents, directory: `${file}.copy` }) : copyFull(copy));
-    return { ...(await verifyCopy({ targetUri: target, sourceSizeBytes: sizeBytes, extents, signal })), fractions };
+    return { ...(await verifyCopy({ targetUri, sourceSizeBytes: sizeBytes, extents, signal })), fractions };
   } finally {
     await stopProcess(identity, exportStopTimeouts);
   }

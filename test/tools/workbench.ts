@@ -1,12 +1,12 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
+import { afterAll, afterEach, beforeAll } from 'vitest';
+import { exportSocket, exportUri } from '../../src/nbd/export-socket.js';
 import { copyConnections } from '../../src/nbd/nbdcopy.js';
-import { targetUri } from '../../src/nbd/target-uri.js';
 import { stopProcess, type ProcessIdentity } from '../../src/process/identity.js';
 import { exportStopTimeouts, startExport } from '../../src/qemu/qemu-nbd.js';
-import { freePort, serveDirectory, writeSparse, type NBDSource } from '../support/nbd-source.js';
+import { serveDirectory, writeSparse, type NBDSource } from '../support/nbd-source.js';
 import { transfer } from './transfer.js';
 
 export const MiB = 1024 * 1024;
@@ -14,13 +14,11 @@ export const signal = new AbortController().signal;
 
 export interface Workbench {
   directory: string;
-  /** Free when the test starts. */
-  port: number;
   source: NBDSource;
   /** Every read takes 100 ms. */
   slowSource: NBDSource;
   path: (name: string) => string;
-  serve: (name: string, port?: number, exportName?: string) => Promise<{ identity: ProcessIdentity; uri: string }>;
+  serve: (name: string, exportName?: string) => Promise<{ identity: ProcessIdentity; uri: string }>;
   /** Returns the URI at which the disk can be read. */
   makeDisk: (name: string, bytes: Buffer) => Promise<string>;
   /** A full of `bytes` as `NAME.qcow2`; returns that name. */
@@ -32,22 +30,17 @@ export function useWorkbench(): Workbench {
   let running: ProcessIdentity[] = [];
   const bench: Workbench = {
     directory: '',
-    port: 0,
     source: undefined as unknown as NBDSource,
     slowSource: undefined as unknown as NBDSource,
 
     path: (name) => join(bench.directory, name),
 
-    async serve(
-      name: string,
-      port = bench.port,
-      exportName = name,
-    ): Promise<{ identity: ProcessIdentity; uri: string }> {
+    async serve(name: string, exportName = name): Promise<{ identity: ProcessIdentity; uri: string }> {
       const file = bench.path(name);
-      const exported = { file, port, exportName, pidFile: `${file}.pid`, connections: copyConnections, signal };
-      const identity = await startExport(exported);
+      const pidFile = `${file}.pid`;
+      const identity = await startExport({ file, exportName, pidFile, connections: copyConnections, signal });
       running.push(identity);
-      return { identity, uri: targetUri(port, exportName) };
+      return { identity, uri: exportUri(exportSocket(pidFile), exportName) };
     },
 
     async makeDisk(name, bytes) {
@@ -58,8 +51,8 @@ export function useWorkbench(): Workbench {
     async makeFull(name, bytes) {
       const sourceUri = await bench.makeDisk(`${name}.disk`, bytes);
       const file = `${name}.qcow2`;
-      const { directory, port } = bench;
-      await transfer({ directory, name: file, sourceUri, sizeBytes: bytes.length, extents: null, port });
+      const { directory } = bench;
+      await transfer({ directory, name: file, sourceUri, sizeBytes: bytes.length, extents: null });
       return file;
     },
   };
@@ -68,10 +61,6 @@ export function useWorkbench(): Workbench {
     bench.directory = await mkdtemp(join(tmpdir(), 'backupvm-traps-'));
     bench.source = await serveDirectory(bench.directory);
     bench.slowSource = await serveDirectory(bench.directory, ['--filter=delay', 'rdelay=100ms']);
-  });
-
-  beforeEach(async () => {
-    bench.port = await freePort();
   });
 
   afterEach(async () => {
