@@ -106,12 +106,13 @@ async function measureRound(lab: Lab, work: string, round: number): Promise<Map<
   const request = { file, format: 'qcow2', hashesFile, parentHashesFile: undefined } as const;
   await time('  block hashes alone', () => writeBlockHashes({ ...request, signal: AbortSignal.timeout(timeoutMs) }));
   await time('qemu-img convert of the point', () => convert(file, 'qcow2', join(work, 'peer.raw'), 'raw'));
-  const directory = join(work, 'restored');
-  await mkdir(directory);
+  const directory = join(lab.directory, 'restores', String(round));
+  await mkdir(directory, { recursive: true });
   const input = { point: full?.jobId, target: { kind: 'files', directory, format: 'raw' } };
   await time('RestoreVM to a raw file', () =>
     lab.client.workflow.execute('RestoreVM', { taskQueue: mainQueue, workflowId: `restore-${round}`, args: [input] }),
   );
+  await rm(directory, { recursive: true });
   for (const name of await readdir(work)) await rm(join(work, name), { recursive: true });
   return times;
 }

@@ -94,5 +94,6 @@ async function makeEnvironment(
     BACKUPVM_HOST: 'demo',
     BACKUPVM_SCRATCH_DIR: join(directory, 'scratch'),
     BACKUPVM_RUN_DIR: join(directory, 'run'),
+    BACKUPVM_RESTORE_DIRS: join(directory, 'restored'),
   };
 }

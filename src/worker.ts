@@ -217,7 +217,7 @@ function copyActivities(dependencies: ReconcileDependencies) {
 
 /** What the activities of this host are made with, by the worker and by its look before it polls. */
 export function hostDependencies(
-  { host, nbdPorts, runDir, scratchDir, stallTimeoutMs }: Config,
+  { host, nbdPorts, runDir, scratchDir, restoreDirs, stallTimeoutMs }: Config,
   { db, connection, namespace }: WorkerConnections,
 ): ReconcileDependencies {
   return {
@@ -227,6 +227,7 @@ export function hostDependencies(
     nbdPorts,
     runDir,
     scratchDir,
+    restoreDirs,
     stallTimeoutMs,
     createSource: (hypervisor) => createSource(hypervisor, scratchDir),
     describeRun: (workflowId, runId) => describeRun(connection, namespace, workflowId, runId),

@@ -10,6 +10,8 @@ export interface HostDependencies {
   nbdPorts: { first: number; last: number };
   runDir: string;
   scratchDir: string;
+  /** Where restores to files and to new VMs may write. */
+  restoreDirs: readonly string[];
   /** How long a copy may stand still before it is ended. */
   stallTimeoutMs: number;
   /** The connector for a registered hypervisor. */

@@ -20,6 +20,7 @@ import { removeFile } from '../repository/files.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireShutOff } from './prepare-restore.js';
+import { requireStillAllowed } from './restore-dirs.js';
 import { atTarget, fileAt } from './restore-paths.js';
 
 export function createPlaceRestoreActivities(dependencies: HostDependencies) {
@@ -51,6 +52,7 @@ async function decide(dependencies: HostDependencies, restore: Restore, signal: 
   const unwritten = disks.find(({ status }) => status !== 'written');
   if (unwritten) throw new TypeError(`Expected ${unwritten.attemptPath} written, found it ${unwritten.status}`);
   for (const { path, keptPath } of disks) {
+    await requireStillAllowed(dependencies, restore.target, dirname(path));
     if (keptPath !== null || !(await fileAt(path))) continue;
     throw new BackupError(
       'AlreadyExists',

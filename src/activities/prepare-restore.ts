@@ -15,6 +15,7 @@ import type { DiskImage } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost, type JobRows } from './job-rows.js';
+import { allowedDirectory, requireLasting } from './restore-dirs.js';
 import {
   pathsFor,
   requireOutside,
@@ -120,7 +121,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
     return { vm, places: await placesIn(target.directory, target.name, 'qcow2') };
 
     async function placesIn(path: string, vmName: string, format: ImageFormat): Promise<Place[]> {
-      const directory = await usableDirectory(path);
+      const directory = await usableDirectory(await allowedDirectory(dependencies, path));
       const places: Place[] = [];
       for (const disk of chosen) {
         const file = join(directory, restoredFileName(vmName, disk.target, format));
@@ -145,7 +146,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
     for (const disk of chosen) {
       const { file, format } = imageOf(vm, disk);
       const path = await resolvedPath(file);
-      await usableDirectory(dirname(path));
+      await requireLasting(await usableDirectory(dirname(path)));
       const paths = await pathsFor(path, { leaseId, target: disk.target, overwrite: true }, signal);
       places.push({ disk, format, ...paths });
     }

@@ -1,8 +1,10 @@
+import { dirname } from 'node:path';
 import { getDisk, type BackupDisk } from '../db/disks.js';
 import { requireClaim } from '../db/hosts.js';
 import { getRepository } from '../db/repositories.js';
 import {
   beginWriting,
+  findRestore,
   findRestoreDisk,
   leaseGone,
   recordWriter,
@@ -22,6 +24,7 @@ import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireHost } from './job-rows.js';
+import { requireStillAllowed } from './restore-dirs.js';
 import { atTarget, fileAt } from './restore-paths.js';
 
 /** What a disk's restore came to. */
@@ -50,6 +53,7 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
       const write = async (signal: AbortSignal) => {
         const root = await repositoryOf(disk);
         await stopWriter(dependencies, restored);
+        await requireTargetAllowed(restored);
         await atTarget(restored.path, () => rm(restored.attemptPath, { force: true }));
         const source = insideRepository(root, disk.path);
         await writeDisk(restored, source, signal, (done) => (fraction = done));
@@ -72,6 +76,12 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
     requireHost(host, repository);
     await requireRepository(repository.path, repository.id);
     return repository.path;
+  }
+
+  async function requireTargetAllowed({ leaseId, path }: RestoreDisk): Promise<void> {
+    const restore = await findRestore(db, leaseId);
+    if (!restore) throw leaseGone(leaseId);
+    await requireStillAllowed(dependencies, restore.target, dirname(path));
   }
 
   async function writeDisk(

@@ -15,6 +15,7 @@ import { print, printProgress, type CommonOptions, type Terminal } from './termi
 
 interface DevOptions extends CommonOptions {
   data: string;
+  restoreDir?: string[];
   postgresPort: number;
   temporalPort: number;
   uiPort: number;
@@ -32,6 +33,12 @@ export function addDevCommand(program: Command, terminal: Terminal): void {
     'dev --data /srv/backupvm',
   )
     .option('--data <directory>', 'where everything is kept', defaultDataDir(terminal.env))
+    .addOption(
+      new Option(
+        '--restore-dir <directory>',
+        'where restores to files and new VMs may write; give it again for more (default: <data>/restored)',
+      ).argParser((directory: string, directories: string[] | undefined) => [...(directories ?? []), directory]),
+    )
     .addOption(port('--postgres-port <port>', 'port of the embedded Postgres', 15_432))
     .addOption(port('--temporal-port <port>', 'port of the embedded Temporal server', 7233))
     .addOption(port('--ui-port <port>', "port of Temporal's Web UI", 8233))
@@ -50,9 +57,11 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
   const cliPath = await findTemporalCLI(terminal.env);
   await requireFreePorts(options);
   await mkdir(dataDir, { recursive: true, mode: 0o755 });
+  const restoreDirs = await chooseRestoreDirs(terminal.env, dataDir, options.restoreDir);
   const directories = {
     BACKUPVM_SCRATCH_DIR: terminal.env['BACKUPVM_SCRATCH_DIR'] || join(dataDir, 'scratch'),
     BACKUPVM_RUN_DIR: terminal.env['BACKUPVM_RUN_DIR'] || join(dataDir, 'run'),
+    BACKUPVM_RESTORE_DIRS: restoreDirs,
   };
 
   printProgress(terminal, options, `Starting Postgres and Temporal; data in ${dataDir}`);
@@ -86,7 +95,7 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
       useTemporal(settings);
       print(terminal, options, {
         document: {
-          ...{ dataDir, envFile, host: config.host, webUI: temporal.uiUrl },
+          ...{ dataDir, envFile, host: config.host, restoreDirs: config.restoreDirs, webUI: temporal.uiUrl },
           ...{ postgres: config.database.address, temporal: temporal.address, namespace },
         },
         text: [
@@ -94,6 +103,7 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
           `Temporal   ${temporal.address}, namespace '${namespace}'`,
           `Web UI     ${temporal.uiUrl}`,
           `Host       ${config.host}`,
+          `Restores   to ${restoreDirs.replaceAll(':', ', ')}, or in place`,
           '',
           'In another terminal, this sets DATABASE_URL, TEMPORAL_ADDRESS and the like:',
           `  . ${shellQuote(envFile)}`,
@@ -114,6 +124,16 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
     await postgres.stop();
   }
   printProgress(terminal, options, 'Stopped: worker, Temporal, Postgres');
+}
+
+/** What was asked for by option or variable; else a directory of our own, which is made so that QEMU's user can pass it. */
+async function chooseRestoreDirs(env: Terminal['env'], dataDir: string, asked: string[] | undefined): Promise<string> {
+  if (asked) return asked.map((directory) => resolve(directory)).join(':');
+  if (env['BACKUPVM_RESTORE_DIRS']) return env['BACKUPVM_RESTORE_DIRS'];
+  const own = join(dataDir, 'restored');
+  await mkdir(own, { recursive: true });
+  await chmod(own, 0o711); // whatever the umask is
+  return own;
 }
 
 /** Runs the worker until Ctrl-C, or until one of the servers has ended: then the worker ends, too, and that is a failure. */

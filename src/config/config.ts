@@ -1,5 +1,5 @@
 import { hostname } from 'node:os';
-import { isAbsolute } from 'node:path';
+import { isAbsolute, normalize } from 'node:path';
 import type pg from 'pg';
 import { BackupError } from '../domain/errors.js';
 
@@ -17,6 +17,8 @@ export interface Config {
   scratchDir: string;
   /** For pid files, sockets and lists of extents; need not survive a reboot. */
   runDir: string;
+  /** Where restores to files and to new VMs may write: these directories, and all below. Without any, only in place. */
+  restoreDirs: string[];
   /** How long a copy may stand still before it is ended. */
   stallTimeoutMs: number;
   /** Copies at a time on this host. */
@@ -45,6 +47,7 @@ export function readConfig(env: Environment): Config {
       problems,
     ),
     runDir: readRunDirectory('BACKUPVM_RUN_DIR', env['BACKUPVM_RUN_DIR'] || '/run/backupvm', problems),
+    restoreDirs: readDirectories('BACKUPVM_RESTORE_DIRS', env['BACKUPVM_RESTORE_DIRS'] || '', problems),
     stallTimeoutMs: 1000 * readCount('BACKUPVM_STALL_SECONDS', env['BACKUPVM_STALL_SECONDS'] || '600', problems),
     copySlots: readCount('BACKUPVM_COPY_SLOTS', env['BACKUPVM_COPY_SLOTS'] || '4', problems),
     logLevel: readLogLevel(env['BACKUPVM_LOG_LEVEL'] || 'info', problems),
@@ -106,6 +109,17 @@ function readPorts(text: string, problems: string[]): { first: number; last: num
 function readDirectory(name: string, text: string, problems: string[]): string {
   if (!isAbsolute(text)) problems.push(`${name}: expected an absolute path, found '${text}'`);
   return text;
+}
+
+/** Directories with a colon between them, as in PATH. */
+function readDirectories(name: string, text: string, problems: string[]): string[] {
+  if (text === '') return [];
+  return text.split(':').map((directory) => {
+    readDirectory(name, directory, problems);
+    const path = normalize(directory).replace(/(?<=.)\/$/, '');
+    if (path === '/') problems.push(`${name}: expected directories that are made for restores, found '${text}'`);
+    return path;
+  });
 }
 
 /** Sockets lie in it, whose paths take at most 107 bytes on Linux. The longest is `/copies/`, a UUID and `/sock`: 49. */

@@ -25,6 +25,8 @@ export const errorCodes = {
   RepositoryUnusable: { permanent: true, exitCode: 5 },
   RepositoryFull: { permanent: true, exitCode: 5 },
   TargetUnusable: { permanent: true, exitCode: 5 },
+  /** A restore was to write where this host allows none. */
+  TargetNotAllowed: { permanent: true, exitCode: 5 },
   TargetFull: { permanent: true, exitCode: 5 },
   ScratchFull: { permanent: true, exitCode: 5 },
   NoParent: { permanent: true, exitCode: 6 },

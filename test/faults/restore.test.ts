@@ -123,7 +123,7 @@ describe.concurrent('the workflow of a restore ends without its clean-up', () =>
 describe.concurrent('the file system of a restore', () => {
   test('hangs: the restore says so within seconds, and one goes on to work once it answers', () =>
     withStory('restore to what hangs', async ({ lab }) => {
-      const small = await makeSmallFileSystem(lab.directory, 'hanging', 32 * MiB);
+      const small = await makeSmallFileSystem(await targetDirectory(lab, 'small'), 'hanging', 32 * MiB);
       try {
         const directory = join(small.path, 'out');
         await mkdir(directory);

@@ -54,11 +54,16 @@ test('dev runs everything, Ctrl-C stops it, and a second start finds the data of
   const first = await whileRunning(async (env) => {
     expect((await stat(join(parent, 'data', 'env'))).mode & 0o777).toBe(0o600);
     expect(env).toMatchObject({ BACKUPVM_HOST: 'dev-host', TEMPORAL_NAMESPACE: 'default' });
+    expect(env['BACKUPVM_RESTORE_DIRS']).toBe(join(parent, 'data', 'restored'));
     const add = ['hypervisor', 'add', 'far', '--kind', 'libvirt', '--uri', 'qemu:///system', '--host', 'elsewhere'];
     expect(await runCommand(add, env)).toMatchObject({ exitCode: 0, stderr: '' });
   });
   expect(first.exitCode).toBe(0);
-  const { postgres, envFile } = JSON.parse(first.stdout) as { postgres: string; envFile: string };
+  const { postgres, envFile, restoreDirs } = JSON.parse(first.stdout) as Record<'postgres' | 'envFile', string> & {
+    restoreDirs: string[];
+  };
+  expect(restoreDirs).toEqual([join(parent, 'data', 'restored')]);
+  expect((await stat(restoreDirs[0] ?? '')).mode & 0o777).toBe(0o711); // QEMU's user passes it, and nobody lists it
   expect(envFile).toBe(join(parent, 'data', 'env'));
   expect(first.stdout).not.toContain(readExports(await readFile(envFile, 'utf8'))['DATABASE_URL']);
   const server = createServer().listen(Number(/:(\d+)\//.exec(postgres)?.[1]), '127.0.0.1');

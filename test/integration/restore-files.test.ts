@@ -230,7 +230,7 @@ describe('a RestoreVM that is cancelled', () => {
 
 describe('RestoreVM to a file system that is full', () => {
   test('says before it begins what is needed and what is free; and when it fills meanwhile, leaves nothing', async () => {
-    const small = await makeSmallFileSystem(world.directory, 'small', 16 * MiB);
+    const small = await makeSmallFileSystem(await targetDirectory(world, 'small'), 'small', 16 * MiB);
     try {
       const directory = join(small.path, 'out');
       await mkdir(directory);

@@ -29,6 +29,7 @@ beforeAll(async () => {
   dependencies = {
     ...{ db, host: world.config.host, machineId: readMachineId(), nbdPorts: world.config.nbdPorts },
     ...{ runDir: world.config.runDir, scratchDir: world.config.scratchDir, stallTimeoutMs: 1_000 },
+    restoreDirs: world.config.restoreDirs,
     createSource: () => expect.fail('files need no hypervisor'),
   };
 });

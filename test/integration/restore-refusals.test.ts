@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { copyFile, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { RestoreVMRequest } from '../../src/domain/restore-input.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
 import { expectNoRestoreLeft, refusalOf, restoreVM, startRestore, targetDirectory } from '../support/restores.js';
+import { makeSmallFileSystem } from '../support/small-file-system.js';
 import { startStorageDaemon } from '../support/storage-daemon.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
@@ -55,9 +56,12 @@ describe('RestoreVM refuses', () => {
     ['a time that is none', { ...files('/tmp'), at: 'yesterday' }, 'InvalidInput', 'at: expected a time'],
     ['a VM without backups', { ...files('/tmp'), vm: 'nobody' }, 'PointNotFound', 'nobody'],
     ['a disk that the point has not', { ...files('/tmp'), disks: ['vdz'] }, 'DiskNotFound', `'vdz'`],
-    ['a directory that is not there', files('/nowhere/at/all'), 'TargetUnusable', 'does not exist'],
-    ['a directory that is a file', files('/etc/passwd'), 'TargetUnusable', 'no directory'],
-    ['a directory that cannot be written to', files('/proc'), 'TargetUnusable', 'cannot be written to'],
+    [
+      'a directory that the host does not allow',
+      files('/etc/cron.d'),
+      'TargetNotAllowed',
+      'cannot restore to /etc/cron.d: it is not below a directory of BACKUPVM_RESTORE_DIRS (',
+    ],
     [
       'to define a VM where none can be defined',
       { vm: 'web01', target: { kind: 'vm', name: 'web02', directory: '/tmp' } },
@@ -78,15 +82,24 @@ describe('RestoreVM refuses', () => {
     await expectNoRestoreLeft(world, out);
   });
 
-  test('a directory of the repository, also by another name', async () => {
-    const folder = dirname(join(world.repository.path, point.disks[0]?.path ?? ''));
-    const link = join(world.directory, 'link-to-repository');
-    await symlink(world.repository.path, link);
-    for (const directory of [world.repository.path, folder, link]) {
-      expect(await refusalOf(world, files(directory))).toMatchObject({
-        type: 'TargetUnusable',
-        message: expect.stringContaining(`lies in repository 'store'`) as string,
-      });
+  test('a directory that is not there, one that is a file, and one that cannot be written to', async () => {
+    const directory = await fresh();
+    const file = join(directory, 'file');
+    await writeFile(file, '');
+    const readOnly = await makeSmallFileSystem(directory, 'read-only', 4 * MiB);
+    try {
+      await readOnly.remount('ro');
+      for (const [path, words] of [
+        [join(directory, 'nowhere'), 'does not exist'],
+        [file, 'no directory'],
+        [readOnly.path, 'cannot be written to'],
+      ] as const) {
+        const refusal = await refusalOf(world, files(path));
+        expect(refusal.type).toBe('TargetUnusable');
+        expect(refusal.message).toContain(words);
+      }
+    } finally {
+      await readOnly.remove();
     }
   });
 

@@ -156,7 +156,7 @@ export async function createChains(
     headBytes: async (key) => (await findHead(key))?.content.length ?? 0,
     dependencies: {
       ...{ db, host: 'h', machineId: readMachineId(), nbdPorts: { first: 1, last: 1 }, stallTimeoutMs: 1 },
-      ...{ runDir: join(root, 'run'), scratchDir: join(root, 'scratch') },
+      ...{ runDir: join(root, 'run'), scratchDir: join(root, 'scratch'), restoreDirs: [] },
       createSource: () => forgetting as Source,
     },
     async takeLease() {

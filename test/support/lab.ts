@@ -127,6 +127,7 @@ async function makeConfig(directory: string, database: TestDatabase, options: La
     nbdPorts: { first, last },
     scratchDir: (await options.makeScratch?.(directory)) ?? join(directory, 'scratch'),
     runDir: join(directory, 'run'),
+    restoreDirs: [join(directory, 'restores')],
     stallTimeoutMs: options.stallTimeoutMs ?? 600_000,
     copySlots: 4,
     logLevel: 'warn',

@@ -78,9 +78,9 @@ export async function writersTo(directory: string): Promise<string[]> {
   return found;
 }
 
-/** Makes a directory for a restore below the lab's own. */
+/** Makes a directory where the lab's host allows restores. */
 export async function targetDirectory({ directory }: Pick<Lab, 'directory'>, name: string): Promise<string> {
-  const path = join(directory, name);
+  const path = join(directory, 'restores', name);
   await mkdir(path, { recursive: true });
   return path;
 }
