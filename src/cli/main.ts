@@ -1,5 +1,5 @@
-import { runCLI } from './run-cli.js';
 import { exitCodes } from './failure.js';
+import { runCLI } from './run-cli.js';
 
 /** Ctrl-C ends the program, unless the command wants to end its work first; a second one ends it all the same. */
 function onInterrupt(): AbortSignal {
@@ -13,7 +13,12 @@ function onInterrupt(): AbortSignal {
   return controller.signal;
 }
 
-// `backupvm job list | head` closes our output early: nobody is left to read the rest.
+/** Waits until all output has left: a pipe takes 64 KiB at a time, and `process.exit` drops what is still to be written. */
+async function untilWritten(stream: NodeJS.WriteStream): Promise<void> {
+  await new Promise((resolve) => stream.write('', resolve));
+}
+
+// `backupvm job list | head` closes our output early, and no one reads the rest.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(exitCodes.ok);
   throw error;
@@ -25,4 +30,5 @@ const exitCode = await runCLI(process.argv.slice(2), {
   stderr: process.stderr,
   onInterrupt,
 });
+await Promise.all([process.stdout, process.stderr].map(untilWritten));
 process.exit(exitCode); // the SDK's native runtime would keep a process alive whose worker could not start

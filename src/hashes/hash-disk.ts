@@ -83,15 +83,24 @@ type Line<T> = { fraction: number } | { result: T };
 async function runHasher<T>(order: HasherOrder, { signal, onProgress }: HashRequest): Promise<T> {
   let result: T | undefined;
   const onLine = (text: string) => {
-    const line = JSON.parse(text) as Line<T>;
-    if ('result' in line) result = line.result;
-    else onProgress?.(line.fraction);
+    const line = parseLine<T>(text);
+    if (line && 'result' in line) result = line.result;
+    else if (line) onProgress?.(line.fraction);
   };
   // The module beside this one: TypeScript when run from source, JavaScript when built.
   const module = new URL(import.meta.url.endsWith('.ts') ? './hasher.ts' : './hasher.js', import.meta.url);
   const { exitCode, stderr } = await runModule(module, order, { signal, onLine });
   if (exitCode === 0 && result !== undefined) return result;
   throw failureOf(order.file, exitCode, stderr);
+}
+
+/** Undefined for a line that was cut off, because the process was killed while it wrote it: its end says more. */
+function parseLine<T>(text: string): Line<T> | undefined {
+  try {
+    return JSON.parse(text) as Line<T>;
+  } catch {
+    return undefined;
+  }
 }
 
 /** What the process said went wrong. */

@@ -1,6 +1,7 @@
 import { z } from 'zod';
+import { BackupError } from '../domain/errors.js';
 import type { Extent } from '../domain/extents.js';
-import { runOrThrow } from '../process/run.js';
+import { runForJSON, runOrThrow } from '../process/run.js';
 
 const exportList = z.object({
   exports: z.array(
@@ -22,8 +23,8 @@ export async function inspectExport(
   uri: string,
   signal: AbortSignal,
 ): Promise<{ name: string; sizeBytes: number; contexts: string[] }> {
-  const { stdout } = await runOrThrow('nbdinfo', ['--json', '--no-content', uri], { signal, timeoutMs: 60_000 });
-  const [first] = exportList.parse(JSON.parse(stdout)).exports;
+  const answer = await runForJSON('nbdinfo', ['--json', '--no-content', uri], { signal, timeoutMs: 60_000 });
+  const [first] = exportList.parse(answer).exports;
   if (!first) throw new TypeError(`Expected nbdinfo to describe ${uri}, found no export in its answer`);
   return { name: first['export-name'], sizeBytes: first['export-size'], contexts: first.contexts ?? [] };
 }
@@ -34,9 +35,9 @@ export async function inspectExport(
  */
 export async function exportSizeBytes(uri: string, signal: AbortSignal): Promise<number> {
   const { stdout } = await runOrThrow('nbdinfo', ['--size', uri], { signal, timeoutMs: 60_000 });
-  const sizeBytes = Number(stdout);
+  const sizeBytes = Number(/^\d+$/.exec(stdout)?.[0]); // of an empty answer NaN, and not 0
   if (!Number.isSafeInteger(sizeBytes))
-    throw new TypeError(`Expected nbdinfo to print the size of ${uri}, got '${stdout}'`);
+    throw new BackupError('ToolFailed', `Expected nbdinfo to print the size of ${uri}, found '${stdout}'`);
   return sizeBytes;
 }
 
@@ -46,8 +47,8 @@ export async function exportSizeBytes(uri: string, signal: AbortSignal): Promise
  * @throws BackupError ToolFailed, also when the server has no such context
  */
 export async function mapExport(uri: string, context: string, signal: AbortSignal): Promise<MappedExtent[]> {
-  const { stdout } = await runOrThrow('nbdinfo', ['--json', `--map=${context}`, uri], { signal, timeoutMs: 600_000 });
-  return extentMap.parse(JSON.parse(stdout)).map(({ offset, length, type }) => ({ offset, length, type }));
+  const answer = await runForJSON('nbdinfo', ['--json', `--map=${context}`, uri], { signal, timeoutMs: 600_000 });
+  return extentMap.parse(answer).map(({ offset, length, type }) => ({ offset, length, type }));
 }
 
 /** Joins the neighbours among the runs that `accept` lets through. */

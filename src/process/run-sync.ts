@@ -15,7 +15,7 @@ export function runSync(program: Program, args: readonly string[], { timeoutMs }
     timeout: timeoutMs,
     maxBuffer: 512 * 1024 * 1024,
   });
-  if (result.status === 0) return result.stdout;
+  if (result.status === 0 && !result.error) return result.stdout;
   const said = result.error?.message ?? (result.stderr.trim() || `ended by ${result.signal ?? 'nobody'}`);
   throw new BackupError('ToolFailed', `${program} ${args[0] ?? ''} failed: ${said.slice(0, 2000)}`);
 }

@@ -71,7 +71,8 @@ export async function run(program: Program, args: readonly string[], options: Ru
   if (options.signal?.aborted) throw options.signal.reason;
   if (!result) throw new BackupError('ToolFailed', `${program} outlives SIGKILL: it waits for storage that hangs`);
   if (result.code === 'ENOENT' && result.exitCode === undefined) throw toolMissing(program);
-  if (result.exitCode === undefined) {
+  // Exit code 0 is not success where our time was up, or where not all of the output arrived: some programs exit well on SIGTERM.
+  if (result.exitCode === undefined || (result.failed && result.exitCode === 0)) {
     throw new BackupError(
       'ToolFailed',
       `${program} ${result.timedOut ? `took longer than ${options.timeoutMs} ms` : `was ended by ${result.signal ?? 'an error'}`}: ${result.shortMessage}`,
@@ -129,6 +130,24 @@ export async function runOrThrow(program: Program, args: readonly string[], opti
     );
   }
   return outcome;
+}
+
+/** Runs a program that prints one JSON document, and reads that. @throws BackupError as `runOrThrow`; ToolFailed also when it is cut off */
+export async function runForJSON(program: Program, args: readonly string[], options: RunOptions): Promise<unknown> {
+  const { stdout } = await runOrThrow(program, args, options);
+  return parseOutput(program, args, stdout);
+}
+
+/** The JSON document that a program printed. @throws BackupError ToolFailed: it may be cut off, or empty, whatever its exit code said */
+export function parseOutput(program: Program, args: readonly string[], stdout: string): unknown {
+  try {
+    return JSON.parse(stdout);
+  } catch (cause) {
+    const found = stdout === '' ? 'nothing' : `${stdout.length} characters that end '${stdout.slice(-100)}'`;
+    throw new BackupError('ToolFailed', `${program} ${args[0] ?? ''} printed no whole JSON document: ${found}`, {
+      cause,
+    });
+  }
 }
 
 export function toolMissing(program: Program): BackupError {

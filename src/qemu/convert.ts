@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import type { Outcome } from '../process/run.js';
-import { runOrThrow } from '../process/run.js';
+import { runForJSON } from '../process/run.js';
 import { runWithProgress } from '../process/run-with-progress.js';
 import { progressOf } from './qemu-img.js';
 
@@ -67,14 +67,14 @@ async function convert(
  */
 export async function measureImage(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
   const args = ['measure', '--output=json', '-f', 'qcow2', '-O', format, resolve(file)];
-  const { stdout } = await runOrThrow('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
-  return z.object({ required: z.number() }).parse(JSON.parse(stdout)).required;
+  const answer = await runForJSON('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
+  return z.object({ required: z.number() }).parse(answer).required;
 }
 
 /** How many bytes of data an image holds, without what is a hole or a zero cluster. */
 export async function dataBytesOf(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
   const args = ['map', '--output=json', '-f', format, resolve(file)];
-  const { stdout } = await runOrThrow('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
-  const runs = z.array(z.object({ length: z.number(), data: z.boolean() })).parse(JSON.parse(stdout));
+  const answer = await runForJSON('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
+  const runs = z.array(z.object({ length: z.number(), data: z.boolean() })).parse(answer);
   return runs.reduce((total, { length, data }) => (data ? total + length : total), 0);
 }

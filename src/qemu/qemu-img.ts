@@ -2,7 +2,7 @@ import { open, rm } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
-import { run, runOrThrow, type Outcome } from '../process/run.js';
+import { parseOutput, run, runForJSON, runOrThrow, type Outcome } from '../process/run.js';
 
 /** These calls read or write only metadata; more than this means that the storage hangs. */
 const metadataTimeoutMs = 60_000;
@@ -15,6 +15,8 @@ const infoAnswer = z.object({
   format: z.string(),
   'backing-filename': z.string().optional(),
 });
+
+const checkAnswer = z.object({ leaks: z.number().default(0) });
 
 export interface CreateImageRequest {
   file: string;
@@ -83,13 +85,10 @@ async function checkParent(cwd: string, parentName: string, signal: AbortSignal)
  * @throws BackupError ImageDamaged (corrupt, or it or a parent cannot be opened); ExportFailed when it is being written to
  */
 export async function checkImage(file: string, signal: AbortSignal): Promise<{ leakedClusters: number }> {
-  const outcome = await run('qemu-img', ['check', '-f', 'qcow2', '--output=json', resolve(file)], {
-    signal,
-    timeoutMs: checkTimeoutMs,
-  });
+  const args = ['check', '-f', 'qcow2', '--output=json', resolve(file)];
+  const outcome = await run('qemu-img', args, { signal, timeoutMs: checkTimeoutMs });
   const isSound = outcome.exitCode === 0 || outcome.exitCode === 3; // 3: leaks only
-  if (isSound)
-    return { leakedClusters: z.object({ leaks: z.number().default(0) }).parse(JSON.parse(outcome.stdout)).leaks };
+  if (isSound) return { leakedClusters: checkAnswer.parse(parseOutput('qemu-img', args, outcome.stdout)).leaks };
   throwIfLocked(file, outcome);
   const found = outcome.exitCode === 2 ? 'it is corrupt' : 'it cannot be checked';
   const said = (outcome.stderr || outcome.stdout).trim().slice(0, 2000);
@@ -112,11 +111,8 @@ export interface ImageInfo {
  * @throws BackupError ToolFailed
  */
 export async function imageInfo(file: string, signal: AbortSignal): Promise<ImageInfo> {
-  const { stdout } = await runOrThrow('qemu-img', ['info', '-U', '--output=json', resolve(file)], {
-    signal,
-    timeoutMs: metadataTimeoutMs,
-  });
-  const info = infoAnswer.parse(JSON.parse(stdout));
+  const args = ['info', '-U', '--output=json', resolve(file)];
+  const info = infoAnswer.parse(await runForJSON('qemu-img', args, { signal, timeoutMs: metadataTimeoutMs }));
   return {
     virtualSizeBytes: info['virtual-size'],
     actualSizeBytes: info['actual-size'],

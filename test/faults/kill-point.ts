@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Info } from '@temporalio/activity';
 import type { ActivityInterceptorsFactory } from '@temporalio/worker';
@@ -37,7 +37,9 @@ export function killAt(points: readonly KillPoint[], places: Places, deathFile: 
   const reached = new Set<KillPoint>();
   const die = (point: KillPoint, inTime: boolean): void => {
     if (existsSync(deathFile)) return; // it was frozen, and goes on
-    writeFileSync(deathFile, JSON.stringify({ ...point, inTime } satisfies Death));
+    // Whole or not at all: the test reads it as soon as it is there.
+    writeFileSync(`${deathFile}.draft`, JSON.stringify({ ...point, inTime } satisfies Death));
+    renameSync(`${deathFile}.draft`, deathFile);
     process.kill(process.pid, point.freezes ? 'SIGSTOP' : 'SIGKILL');
   };
   const reach = (point: KillPoint): Promise<never> => {

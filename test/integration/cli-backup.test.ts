@@ -4,7 +4,7 @@ import { Client, Connection } from '@temporalio/client';
 import { randomUUID } from 'node:crypto';
 import { runCLI } from '../../src/cli/run-cli.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
-import { recordTerminal, runCommand } from '../unit/cli/run-command.js';
+import { documentOf, recordTerminal, runCommand } from '../unit/cli/run-command.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
@@ -41,7 +41,7 @@ test('setup creates the search attributes once', async () => {
   expect((await backupvm('setup')).stdout).toContain(
     'created BackupVMName, BackupRepository, BackupType, BackupStatus\n',
   );
-  expect(JSON.parse((await backupvm('setup', '--json')).stdout)).toMatchObject({
+  expect(documentOf(await backupvm('setup', '--json'))).toMatchObject({
     database: { migrationsApplied: 0 },
     temporal: { namespace: world.namespace, searchAttributesCreated: [], warnings: [] },
   });

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, expect, inject, test, vi } from 'vites
 import { until } from '../support/until.js';
 import { expectContent, expectNoRestoreLeft, targetDirectory } from '../support/restores.js';
 import { createWorld, type World } from '../support/world.js';
-import { runCommand } from '../unit/cli/run-command.js';
+import { documentOf, runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 2 ** 20;
 let world: World;
@@ -64,8 +64,8 @@ test('restore --json prints nothing but the result, of a point, a format and a d
 test('restore --detach only starts it', async () => {
   const directory = await targetDirectory(world, 'detached');
   const at = new Date(Date.now() + 60_000).toISOString();
-  const { stdout } = await backupvm('restore', 'web01', '--at', at, '--to', directory, '--detach', '--json');
-  const { workflowId } = JSON.parse(stdout) as { workflowId: string };
+  const started = await backupvm('restore', 'web01', '--at', at, '--to', directory, '--detach', '--json');
+  const { workflowId } = documentOf<{ workflowId: string }>(started);
   await world.client.workflow.getHandle(workflowId).result();
   await expectNoRestoreLeft(world, directory, ['web01-root.qcow2']);
 });

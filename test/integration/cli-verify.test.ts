@@ -4,7 +4,7 @@ import type { BackupVMResult } from '../../src/domain/result.js';
 import { flip, whileHarmed } from '../support/harm.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { createWorld, type World } from '../support/world.js';
-import { runCommand } from '../unit/cli/run-command.js';
+import { documentOf, runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 1024 * 1024;
 
@@ -60,11 +60,9 @@ test('damage is printed, ends the command with exit code 6, and is shown whereve
   expect((await backupvm('vm', 'list')).stdout).toMatch(/ in store, damaged /);
   for (const subject of ['point', 'job']) {
     expect((await backupvm(subject, 'show', jobId)).stdout).toMatch(/Damage: +web01\/root\/.* is not as it was sealed/);
-    const [listed] = Object.values(
-      JSON.parse((await backupvm(subject, 'list', '--json')).stdout) as object,
-    ) as object[][];
+    const [listed] = Object.values(documentOf<object>(await backupvm(subject, 'list', '--json'))) as object[][];
     expect(listed).toMatchObject([{ id: jobId, damaged: true }]);
-    const shown = JSON.parse((await backupvm(subject, 'show', jobId, '--json')).stdout) as Record<string, object>;
+    const shown = documentOf<Record<string, object>>(await backupvm(subject, 'show', jobId, '--json'));
     expect(shown[subject]).toMatchObject({ disks: [{ damage: expect.stringContaining(path) as string }] });
   }
   const { exitCode } = await backupvm('verify', 'web01', '--level', 'content');

@@ -13,7 +13,7 @@ import { addRepository } from '../../src/db/repositories.js';
 import { beginSnapshot, recordSnapshot } from '../../src/db/snapshots.js';
 import { startJob as insertJob } from '../support/job.js';
 import { createTestDatabase, test as base } from '../support/database.js';
-import { runCommand, type CommandOutcome } from '../unit/cli/run-command.js';
+import { type CommandOutcome, documentOf, runCommand } from '../unit/cli/run-command.js';
 
 interface Fixtures {
   directory: string;
@@ -32,7 +32,6 @@ const test = base.extend<Fixtures>({
 });
 
 const ok = (stdout: unknown) => ({ exitCode: 0, stderr: '', stdout });
-const json = ({ stdout }: CommandOutcome) => JSON.parse(stdout) as Record<string, unknown>;
 
 describe('hypervisor', () => {
   test('add registers one on another host unseen; list shows it; remove forgets it', async ({ backupvm }) => {
@@ -43,7 +42,7 @@ describe('hypervisor', () => {
     expect(await backupvm('hypervisor', 'list')).toEqual(
       ok('NAME  KIND     URI             HOST\nfar   libvirt  qemu:///system  kvm2\n'),
     );
-    expect(json(await backupvm('hypervisor', 'list', '--json'))).toMatchObject({
+    expect(documentOf(await backupvm('hypervisor', 'list', '--json'))).toMatchObject({
       hypervisors: [{ name: 'far', kind: 'libvirt', uri: 'qemu:///system', host: 'kvm2' }],
     });
     expect(await backupvm('vm', 'list')).toMatchObject({
@@ -60,7 +59,7 @@ describe('hypervisor', () => {
     const { exitCode, stderr } = await backupvm('hypervisor', 'add', 'lab', '--kind', 'qmp', '--uri', uri);
     expect(stderr).toContain(directory);
     expect(exitCode).toBeGreaterThan(1);
-    expect(json(await backupvm('hypervisor', 'list', '--json'))).toEqual({ hypervisors: [] });
+    expect(documentOf(await backupvm('hypervisor', 'list', '--json'))).toEqual({ hypervisors: [] });
   });
 
   test('a password in a URI is refused and not repeated', async ({ backupvm }) => {
@@ -92,7 +91,7 @@ describe('repository', () => {
     db,
   }) => {
     const add = ['repository', 'add', 'main', '--path', directory];
-    const first = json(await backupvm(...add, '--json'));
+    const first = documentOf(await backupvm(...add, '--json'));
     expect(first).toMatchObject({ adopted: false, repository: { name: 'main', host: 'kvm1', path: directory } });
     expect((await stat(join(directory, '.backupvm-repository.json'))).isFile()).toBe(true);
     expect((await backupvm('repository', 'list')).stdout).toMatch(/main +kvm1 +\S+ +\d+\.\d .iB\n$/);
@@ -102,7 +101,7 @@ describe('repository', () => {
     expect(other).toMatchObject({ exitCode: 4, stderr: expect.stringContaining('registered already') as string });
 
     await db.execute('delete from repositories');
-    const again = json(await backupvm(...add, '--json'));
+    const again = documentOf(await backupvm(...add, '--json'));
     expect(again).toMatchObject({ adopted: true });
     expect(again['repository']).toMatchObject({ id: (first['repository'] as { id: string }).id });
   });
@@ -138,7 +137,7 @@ describe('job and point', () => {
   test('list jobs newest first, filtered, and points only where sealed', async ({ backupvm, db }) => {
     const { failed, full, incremental } = await insertPoints(db);
     const ids = async (...argv: string[]) => {
-      const found = json(await backupvm(...argv, '--json')) as Record<string, { id: string }[]>;
+      const found = documentOf(await backupvm(...argv, '--json')) as Record<string, { id: string }[]>;
       return Object.values(found)[0]?.map(({ id }) => id);
     };
     expect(await ids('job', 'list')).toEqual([failed, incremental, full]);
@@ -160,7 +159,7 @@ describe('job and point', () => {
 
   test('show has disks, files, checksums, parents, change ids, warnings and the error', async ({ backupvm, db }) => {
     const { failed, full, incremental } = await insertPoints(db);
-    expect(json(await backupvm('point', 'show', incremental, '--json'))['point']).toMatchObject({
+    expect(documentOf(await backupvm('point', 'show', incremental, '--json'))['point']).toMatchObject({
       ...{ id: incremental, vm: '日本語', status: 'complete', warnings: ['the guest agent was slow'], error: null },
       disks: [
         {

@@ -13,7 +13,7 @@ import { findDamage, findLeftovers } from '../support/end-state.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
-import { runCommand } from '../unit/cli/run-command.js';
+import { documentOf, runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 1024 * 1024;
 const disks = [
@@ -100,8 +100,10 @@ async function backedUp(name: string, times: number): Promise<BackedUp> {
 }
 
 const listPoints = async (vm: string) => {
-  const { stdout } = await backupvm('point', 'list', '--vm', vm, '--json');
-  return (JSON.parse(stdout) as { points: { id: string }[] }).points.map(({ id }) => id).reverse();
+  const listed = await backupvm('point', 'list', '--vm', vm, '--json');
+  return documentOf<{ points: { id: string }[] }>(listed)
+    .points.map(({ id }) => id)
+    .reverse();
 };
 const plans = ({ disks }: BackupVMResult) => [...new Set(disks.map(({ type, reason }) => `${type}: ${reason}`))];
 

@@ -12,7 +12,7 @@ import { expectNothingLeftBehind } from '../support/left-behind.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
-import { runCommand } from '../unit/cli/run-command.js';
+import { documentOf, runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 2 ** 20;
 const KiB = 1024;
@@ -195,7 +195,7 @@ describe('the command line', () => {
     const { stdout } = await backupvm('policy', 'show');
     expect(stdout).toMatch(/fine +store +lab +keep-daily 7, keep-weekly 4, time zone UTC/);
     expect(stdout).toMatch(/unruled +store +lab +none: nothing is removed/);
-    expect(JSON.parse((await backupvm('policy', 'show', 'fine', '--json')).stdout)).toMatchObject({
+    expect(documentOf(await backupvm('policy', 'show', 'fine', '--json'))).toMatchObject({
       policies: [{ vm: 'fine', policy: { keepDaily: 7, keepWeekly: 4, timeZone: 'UTC' } }],
     });
     expect((await backupvm('policy', 'remove', 'fine')).stdout).toBe("Policy of VM 'fine' removed\n");

@@ -7,7 +7,7 @@ import { expectSameContent } from '../support/content.js';
 import { expectNothingLeftBehind } from '../support/left-behind.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { createWorld, type World } from '../support/world.js';
-import { runCommand } from '../unit/cli/run-command.js';
+import { documentOf, runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 2 ** 20;
 const KiB = 1024;
@@ -74,8 +74,8 @@ test('a lost database: all that the repository can tell is recorded as it was, a
 
 test('imported again, nothing changes', async () => {
   const before = await recorded();
-  const { stdout } = await backupvm('repository', 'import', world.repository.path, '--json');
-  expect(JSON.parse(stdout)).toMatchObject({ imported: [], known: 3, problems: [] });
+  const again = await backupvm('repository', 'import', world.repository.path, '--json');
+  expect(documentOf(again)).toMatchObject({ imported: [], known: 3, problems: [] });
   expect(await recorded()).toEqual(before);
 });
 

@@ -11,7 +11,7 @@ import { expectNothingLeftBehind } from '../support/left-behind.js';
 import { freePorts } from '../support/ports.js';
 import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
-import { runCommand } from '../unit/cli/run-command.js';
+import { documentOf, runCommand } from '../unit/cli/run-command.js';
 
 const MiB = 1024 * 1024;
 
@@ -169,7 +169,7 @@ describe('files', () => {
       ],
     });
     expect(unknownFiles?.count).toBe(0);
-    const shown = JSON.parse((await backupvm('reconcile', '--json')).stdout) as ReconcileHostResult;
+    const shown = documentOf<ReconcileHostResult>(await backupvm('reconcile', '--json'));
     expect(shown.changedFiles?.first[0]).toMatchObject({ expectedBytes: before.length });
     expect((await backupvm('reconcile')).stdout).toContain('file is missing');
     await rename(`${missing.file}.away`, missing.file);

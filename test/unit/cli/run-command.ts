@@ -8,6 +8,12 @@ export interface CommandOutcome {
   stderr: string;
 }
 
+/** What a command with `--json` printed. A command that failed says why, not that its empty output is no JSON. */
+export function documentOf<T = Record<string, unknown>>({ exitCode, stdout, stderr }: CommandOutcome): T {
+  if (exitCode !== 0) throw new Error(`Expected exit code 0, found ${exitCode}: ${stderr}`);
+  return JSON.parse(stdout) as T;
+}
+
 /** A terminal that keeps what is written to it. */
 export function recordTerminal(env: Terminal['env'], interrupt?: AbortSignal) {
   const written = { stdout: '', stderr: '' };
