@@ -137,7 +137,7 @@ describe('job and point', () => {
   test('list jobs newest first, filtered, and points only where sealed', async ({ backupvm, db }) => {
     const { failed, full, incremental } = await insertPoints(db);
     const ids = async (...argv: string[]) => {
-      const found = documentOf(await backupvm(...argv, '--json')) as Record<string, { id: string }[]>;
+      const found = documentOf<Record<string, { id: string }[]>>(await backupvm(...argv, '--json'));
       return Object.values(found)[0]?.map(({ id }) => id);
     };
     expect(await ids('job', 'list')).toEqual([failed, incremental, full]);

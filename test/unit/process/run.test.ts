@@ -11,7 +11,10 @@ describe('a program that was ended has failed, even if its exit code is 0', () =
 
   test('because its time was up', async () => {
     const running = run('node', node(endsWell), { timeoutMs: 1_000 });
-    await expect(running).rejects.toMatchObject({ code: 'ToolFailed', message: expect.stringContaining('1000 ms') });
+    await expect(running).rejects.toMatchObject({
+      code: 'ToolFailed',
+      message: expect.stringContaining('1000 ms') as string,
+    });
   });
 
   test('because its time was up, where this process does nothing but wait for it', () => {
