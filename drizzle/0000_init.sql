@@ -5,6 +5,7 @@ CREATE TABLE "backup_disks" (
 	"parent_id" uuid,
 	"disk_key" text NOT NULL,
 	"target" text NOT NULL,
+	"identity" text NOT NULL,
 	"status" text DEFAULT 'planned' NOT NULL,
 	"type" text NOT NULL,
 	"reason" text NOT NULL,

@@ -30,6 +30,7 @@ export function manifestEntry(disk: ManifestRow, parent: BackupDisk | null): Man
     id: disk.id,
     key: disk.diskKey,
     target: disk.target,
+    identity: disk.identity,
     type: disk.type,
     reason: disk.reason,
     parent: parent === null ? null : { id: parent.id, path: parent.path },

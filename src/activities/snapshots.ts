@@ -137,13 +137,13 @@ async function settleDisks(
     if (!row || !disk) throw new TypeError(`Expected the snapshot to hold disk '${plan.key}', found it missing`);
     const { key, target, type, reason, parentId } = replan(plan, disk, input.onLostChangeId);
     const dirtyContext = type === 'incremental' ? disk.dirtyContext : null;
-    const { uri: sourceUri, changeId, sizeBytes } = disk;
+    const { uri: sourceUri, changeId, identity, sizeBytes } = disk;
     const allocation = await mapExport(sourceUri, 'base:allocation', signal);
     const dataBytes = totalBytes(selectExtents(allocation, (flags) => flags === 0));
     const changedBytes = dirtyContext === null ? dataBytes : totalBytes(await source.changedExtents(disk, signal));
     const { id, path } = row;
     const result = { diskId: id, key, target, type, reason, sizeBytes, dataBytes, changedBytes, path };
-    settled.push({ id, type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes, result });
+    settled.push({ id, type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes, result });
   }
   return settled;
 }
@@ -159,6 +159,7 @@ function tooLate(jobId: string): BackupError {
 /** What the open snapshot leaves of a plan. @throws BackupError ChangeIdLost when a surprising full is not wanted */
 function replan(plan: DiskPlan, opened: SnapshotDisk, onLostChangeId: 'full' | 'fail'): DiskPlan {
   if (plan.type === 'full') return plan;
+  if (opened.identity !== plan.identity) return asFull(plan, 'disk_replaced'); // it was replaced after the plan was made
   if (opened.sizeBytes !== plan.sizeBytes) {
     return asFull(plan, opened.sizeBytes > plan.sizeBytes ? 'disk_grown' : 'disk_shrunk');
   }

@@ -45,7 +45,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
           `Expected an open snapshot and an export for disk '${disk.diskKey}', found it ${disk.status}`,
         );
       }
-      const { sourceUri, dirtyContext, sizeBytes, changeId, diskKey: key } = disk;
+      const { sourceUri, dirtyContext, sizeBytes, diskKey: key } = disk;
       const attempt = { diskId: disk.id, attemptPath: disk.attemptPath };
       const targetUri = exportUri(exportSocket(lease.pidFile), lease.exportName);
       await stopCopyProcess(dependencies, lease); // of the run that this one was reset from
@@ -64,7 +64,7 @@ export function createTransferActivities(dependencies: HostDependencies) {
           },
           signal,
         };
-        const opened = { key, sizeBytes, uri: sourceUri, changedSince: null, dirtyContext, changeId };
+        const opened = { key, sizeBytes, uri: sourceUri, dirtyContext };
         try {
           const extents = dirtyContext === null ? null : await createSource(hypervisor).changedExtents(opened, signal);
           await copy(disk.id, request, extents);

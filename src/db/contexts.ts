@@ -145,6 +145,7 @@ export async function listHeads(db: Queryable, contextId: string): Promise<Head[
     .select({
       diskId: backupDisks.id,
       diskKey: backupDisks.diskKey,
+      identity: backupDisks.identity,
       sizeBytes: backupDisks.sizeBytes,
       changeId: backupDisks.changeId,
       isDamaged: sql<boolean>`${backupDisks.damage} is not null`,

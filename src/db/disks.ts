@@ -16,8 +16,8 @@ export async function planDisks(
   job: { id: string; contextId: string },
   disks: readonly NewDisk[],
 ): Promise<BackupDisk[]> {
-  for (const { key, target, sizeBytes, type, reason, parentId, path } of disks) {
-    const plan = { target, sizeBytes, type, reason, parentId, changeId: null, status: 'planned' as const };
+  for (const { key, target, identity, sizeBytes, type, reason, parentId, path } of disks) {
+    const plan = { target, identity, sizeBytes, type, reason, parentId, changeId: null, status: 'planned' as const };
     await db
       .insert(backupDisks)
       .values({ jobId: job.id, contextId: job.contextId, diskKey: key, path, ...plan })

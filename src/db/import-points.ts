@@ -7,7 +7,8 @@ import type { BackupDisk } from './disks.js';
 import { findJob, type Job } from './jobs.js';
 import { backupDisks, backupJobs, vmBackupContexts } from './schema.js';
 
-type DiskFacts = 'id' | 'parentId' | 'diskKey' | 'target' | 'type' | 'reason' | 'sizeBytes' | 'changeId' | 'path';
+type DiskFacts =
+  'id' | 'parentId' | 'diskKey' | 'target' | 'identity' | 'type' | 'reason' | 'sizeBytes' | 'changeId' | 'path';
 type FileFacts = Record<'checksum' | 'hashesChecksum', string> & { fileBytes: number };
 
 /** A restore point as the repository itself tells of it. */

@@ -161,6 +161,8 @@ export const backupDisks = pgTable(
     parentId: uuid('parent_id'),
     diskKey: text('disk_key').notNull(),
     target: text('target').notNull(),
+    /** What the disk stood on when it was read, as the source says it: with another one, it is another disk. */
+    identity: text('identity').notNull(),
     status: text('status', { enum: ['planned', 'copying', 'copied', 'complete'] })
       .notNull()
       .default('planned'),

@@ -35,7 +35,7 @@ export async function beginSnapshot(
 
 export type OpenedDiskRow = Pick<
   BackupDisk,
-  'id' | 'type' | 'reason' | 'parentId' | 'sourceUri' | 'dirtyContext' | 'changeId' | 'sizeBytes'
+  'id' | 'type' | 'reason' | 'parentId' | 'sourceUri' | 'dirtyContext' | 'changeId' | 'identity' | 'sizeBytes'
 >;
 
 /**
@@ -52,8 +52,8 @@ export async function recordSnapshot(
     const [row] = await tx.select().from(backupJobs).where(eq(backupJobs.id, jobId)).for('update');
     if (row?.status !== 'running' || row.snapshotIds.at(-1) !== snapshotId) return false;
     await tx.update(backupJobs).set({ consistency, vmConfig, warnings }).where(eq(backupJobs.id, jobId));
-    for (const { id, type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes } of disks) {
-      const opened = { type, reason, parentId, sourceUri, dirtyContext, changeId, sizeBytes };
+    for (const { id, type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes } of disks) {
+      const opened = { type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes };
       await tx.update(backupDisks).set(opened).where(eq(backupDisks.id, id));
     }
     return true;

@@ -6,6 +6,7 @@ export const planReasons = {
   other_repository: 'the first backup of this VM in this repository',
   vm_recreated: 'another VM under the name of an earlier one',
   disk_added: 'the disk is new',
+  disk_replaced: 'another image stands where the disk was',
   disk_grown: 'the disk grew',
   disk_shrunk: 'the disk shrank',
   no_change_tracking: 'the hypervisor cannot record changes of this disk',
@@ -25,6 +26,8 @@ export type BackupType = 'full' | 'incremental';
 export interface DiskFacts {
   key: string;
   target: string;
+  /** What the disk stands on, as the source says it. */
+  identity: string;
   sizeBytes: number;
   tracksChanges: boolean;
   /** The newest restore point of this disk in this context. */
@@ -33,6 +36,7 @@ export interface DiskFacts {
 
 export interface ParentFacts {
   diskId: string;
+  identity: string;
   sizeBytes: number;
   changeId: string | null;
   isDamaged: boolean;
@@ -61,6 +65,7 @@ export interface ContextFacts {
 export interface DiskPlan {
   key: string;
   target: string;
+  identity: string;
   sizeBytes: number;
   type: BackupType;
   reason: PlanReason;
@@ -71,7 +76,8 @@ export interface DiskPlan {
 /** Decides full or incremental for one disk, by the first rule that applies. */
 export function planDisk(disk: DiskFacts, context: ContextFacts, requested: RequestedPlan): DiskPlan {
   const reason = reasonFor(disk, context, requested);
-  const plan = { key: disk.key, target: disk.target, sizeBytes: disk.sizeBytes, reason };
+  const { key, target, identity, sizeBytes } = disk;
+  const plan = { key, target, identity, sizeBytes, reason };
   return reason === 'parent_good' && disk.parent
     ? { ...plan, type: 'incremental', parentId: disk.parent.diskId, baseChangeId: disk.parent.changeId }
     : { ...plan, type: 'full', parentId: null, baseChangeId: null };
@@ -88,6 +94,9 @@ function reasonFor(disk: DiskFacts, context: ContextFacts, requested: RequestedP
   if (parent.isDamaged) return 'parent_damaged';
   if (parent.isRestoredOver) return 'restored_in_place';
   if (!disk.tracksChanges) return 'no_change_tracking';
+  // A bitmap travels inside its image: the image that stands there now may have a good one, of another disk. A serial is no
+  // proof either, since a cloned image can be attached under it.
+  if (disk.identity !== parent.identity) return 'disk_replaced';
   // Dirty bitmaps say nothing of the part that came or went.
   if (disk.sizeBytes > parent.sizeBytes) return 'disk_grown';
   if (disk.sizeBytes < parent.sizeBytes) return 'disk_shrunk';

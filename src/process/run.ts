@@ -25,6 +25,7 @@ const debianPackage = {
   umount: 'mount',
   cat: 'coreutils',
   touch: 'coreutils',
+  stat: 'coreutils',
   openssl: 'openssl',
   setpriv: 'util-linux',
   getent: 'libc-bin',

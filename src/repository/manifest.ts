@@ -12,6 +12,8 @@ const disk = z.strictObject({
   id: z.uuid(),
   key: z.string(),
   target: z.string(),
+  /** What the disk stood on, as the hypervisor's connector says it. Only compared with the next one. */
+  identity: z.string(),
   type: z.enum(['full', 'incremental']),
   reason: z.string(),
   /** The backup disk that this one's file points to, and its path. Null for a full. */

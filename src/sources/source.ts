@@ -22,7 +22,7 @@ export interface Source {
   openSnapshot(request: OpenSnapshotRequest, signal: AbortSignal): Promise<OpenSnapshot>;
 
   /** The extents that changed since `changedSince`, normalized, those that became zero included. */
-  changedExtents(disk: SnapshotDisk, signal: AbortSignal): Promise<Extent[]>;
+  changedExtents(disk: ChangedDisk, signal: AbortSignal): Promise<Extent[]>;
 
   /**
    * Ends the snapshot and removes its scratch files; a VM that it left paused by an I/O error is resumed.
@@ -108,6 +108,11 @@ export interface SourceDisk {
   key: string;
   /** The name of the disk's place in the VM, such as `vda`. */
   target: string;
+  /**
+   * What the disk stands on: a file, device, volume or network name, for a file with what tells it from another one under that
+   * name. Only compared: another identity under the same key is another disk. Empty where `skipReason` is set.
+   */
+  identity: string;
   /** The virtual size in bytes; 0 where `skipReason` is set. */
   sizeBytes: number;
   /** Whether the hypervisor can record changes of this disk (QCOW2 can, raw cannot). */
@@ -136,8 +141,13 @@ export interface OpenSnapshot {
   disks: SnapshotDisk[];
 }
 
+/** As much of a disk of an open snapshot as its changes are found by. */
+export type ChangedDisk = Pick<SnapshotDisk, 'key' | 'sizeBytes' | 'uri' | 'dirtyContext'>;
+
 export interface SnapshotDisk {
   key: string;
+  /** As in `SourceDisk`, read while the snapshot was open already: of the disk that it holds. */
+  identity: string;
   sizeBytes: number;
   /** NBD URI of the whole disk at the point in time, readable on the hypervisor's host. Has `base:allocation`. */
   uri: string;

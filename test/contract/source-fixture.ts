@@ -15,6 +15,8 @@ export interface SourceFixture {
   write: (key: string, offset: number, length: number, pattern: number) => Promise<void>;
   /** As a guest's trim or write-zeroes: the range reads as zero afterwards. */
   zero: (key: string, offset: number, length: number) => Promise<void>;
+  /** Shuts the VM down, lets its first two disks change places, and starts it: each key then has the image of the other. */
+  exchangeDisks: () => Promise<void>;
   dispose: () => Promise<void>;
 }
 

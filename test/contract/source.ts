@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { firstUncovered, normalizeExtents, type Extent } from '../../src/domain/extents.js';
 import { changeIdOf, type OpenSnapshot, type SnapshotDisk, type Source } from '../../src/sources/source.js';
+import { describeIdentities } from './source-identity.js';
 import { expectImages, granularityBytes, granulesOf, readExport, type SourceFixture } from './source-fixture.js';
 
 const KiB = 1024;
@@ -235,6 +236,8 @@ export function describeSourceContract(name: string, makeFixture: () => Promise<
         }
       });
     });
+
+    describeIdentities(() => ({ fixture, vmId, open, makeBase }));
 
     describe('what it refuses and what it forgives', () => {
       test('an unknown disk is DiskNotFound, and nothing is left open', async () => {

@@ -39,6 +39,7 @@ async function sealedPoint(db: Database, contextId: string, jobs: string[], pare
   const plan = {
     key: 'root',
     target: 'vda',
+    identity: 'a',
     sizeBytes: 1024,
     type,
     reason: 'requested',
@@ -67,6 +68,7 @@ describe('foreign keys', () => {
     const plan = {
       key: 'root',
       target: 'vda',
+      identity: 'a',
       sizeBytes: 1,
       type: 'full',
       reason: 'requested',
@@ -134,13 +136,19 @@ describe('the seal', () => {
     const job = await startJob(db, { contextId });
     const first = randomUUID();
     const plan = {
-      ...({ key: 'root', target: 'vda', sizeBytes: 1024, type: 'full', reason: 'requested' } as const),
+      ...({ key: 'root', target: 'vda', identity: 'a', sizeBytes: 1024, type: 'full', reason: 'requested' } as const),
       ...{ parentId: null, baseChangeId: null, path: 'p' },
     };
     const begun = await beginSnapshot(db, job, first, [plan]);
     const [disk] = begun?.disks ?? [];
     if (!disk) throw new Error('no disk');
-    const opened = { sourceUri: 'nbd://s', dirtyContext: null, changeId: 'c1', sizeBytes: 1024 } as const;
+    const opened = {
+      sourceUri: 'nbd://s',
+      dirtyContext: null,
+      changeId: 'c1',
+      identity: 'a',
+      sizeBytes: 1024,
+    } as const;
     const row = { id: disk.id, type: 'full', reason: 'requested', parentId: null, ...opened } as const;
     const values = { consistency: 'crash', vmConfig: null, warnings: [] } as const;
     const record = (snapshotId: string) =>

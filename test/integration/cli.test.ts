@@ -232,7 +232,7 @@ async function insertPoints(db: Database): Promise<{ full: string; incremental: 
     ...{ hypervisorId: hypervisor.id, repositoryId: repository.id },
     ...{ vmId: 'uuid-1', vmName: '日本語' },
   });
-  const plan = { key: 'SER1', target: 'vda', sizeBytes: 2 ** 30, baseChangeId: null };
+  const plan = { key: 'SER1', target: 'vda', identity: 'a', sizeBytes: 2 ** 30, baseChangeId: null };
 
   const full = await startJob(db, context.id);
   const [fullDisk] = await planDisks(db, { id: full, contextId: context.id }, [

@@ -21,7 +21,15 @@ async function makeContext(db: Database): Promise<string> {
 async function beginCopies(db: Database, contextId: string, parents: Record<string, string | null>) {
   const job = await startJob(db, { contextId });
   const plans = Object.entries(parents).map(([key, parentId]) => ({
-    ...({ key, target: key, sizeBytes: 1024, reason: 'requested', parentId, baseChangeId: null } as const),
+    ...({
+      key,
+      target: key,
+      identity: key,
+      sizeBytes: 1024,
+      reason: 'requested',
+      parentId,
+      baseChangeId: null,
+    } as const),
     type: parentId === null ? ('full' as const) : ('incremental' as const),
     path: `${key}/${job.id}.qcow2`,
   }));

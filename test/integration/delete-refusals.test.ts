@@ -53,7 +53,8 @@ describe('what others need', () => {
   test('that were planned by a backup which failed loses only its row', async () => {
     const { db } = points.database;
     const failed = await startJob(db, { contextId: points.chains.context.id });
-    const plan = { key: 'root', target: 'root', sizeBytes: 1, reason: 'parent_good', baseChangeId: null } as const;
+    const disk = { key: 'root', target: 'root', identity: 'a', sizeBytes: 1 };
+    const plan = { ...disk, reason: 'parent_good', baseChangeId: null } as const;
     const parentId = (await points.diskOf(points.jobIds[2])).id;
     await planDisks(db, failed, [{ ...plan, type: 'incremental', parentId, path: 'failed.qcow2' }]);
     await closeJob(db, failed.id, 'failed', 'a test');

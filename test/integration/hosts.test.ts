@@ -176,6 +176,7 @@ async function leaseOfDeadMachine(db: Database, host: string, directory: string)
   const disk = {
     key: 'vda',
     target: 'vda',
+    identity: 'a',
     sizeBytes: 1024,
     parentId: null,
     baseChangeId: null,

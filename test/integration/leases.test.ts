@@ -27,6 +27,7 @@ async function jobWithDisks(db: Database, vm: string, count: number) {
     Array.from({ length: count }, (_, index) => ({
       key: `disk${index}`,
       target: `disk${index}`,
+      identity: `image${index}`,
       sizeBytes: 1024,
       type: 'full',
       reason: 'first_backup',

@@ -40,7 +40,7 @@ const backupvm = (...argv: string[]) =>
 async function recorded(): Promise<unknown[]> {
   const { rows } = await world.database.pool.query<object>(`
     select r.id as repository, r.path as root, h.name as hypervisor, h.kind, h.uri, h.host, c.id as context, c.vm_id, c.vm_name,
-      c.directory, j.id as job, j.status, j.point_time, j.consistency, j.vm_config, d.id as disk, d.disk_key, d.target, d.status,
+      c.directory, j.id as job, j.status, j.point_time, j.consistency, j.vm_config, d.id as disk, d.disk_key, d.target, d.identity, d.status,
       d.type, d.reason, d.parent_id, d.size_bytes, d.path, d.file_bytes, d.checksum, d.hashes_checksum, d.is_head,
       case when d.is_head then d.change_id end as change_id
     from backup_disks d join backup_jobs j on j.id = d.job_id join vm_backup_contexts c on c.id = j.context_id

@@ -27,8 +27,12 @@ export interface BiosDomain {
   /** What the guest would do; `command` is qemu-io's. Returns when it is done. */
   guestIO: (key: string, command: string) => Promise<void>;
   imageOf: (key: string) => string;
-  /** Defines the VM anew, with the same UUID; it counts from the next start. */
+  /** Defines the VM again, with the same UUID; it counts from the next start. */
   define: (disks: BiosDisk[]) => Promise<void>;
+  /** Gives each of two disks the image of the other, by an edit of the definition. */
+  exchange: (key: string, otherKey: string) => Promise<void>;
+  /** Gives a disk another image, in the same way. */
+  useImage: (key: string, file: string) => Promise<void>;
   dispose: () => Promise<void>;
 }
 
@@ -60,6 +64,11 @@ export async function defineBiosDomain(
     const args = ['create', '-q', '-f', format ?? 'qcow2', imageOf(key), String(sizeBytes)];
     await runOrThrow('qemu-img', args, { timeoutMs: 30_000 });
   }
+  async function edit(change: (xml: string) => string): Promise<void> {
+    const file = join(directory, 'domain.xml');
+    await writeFile(file, change(await virsh('dumpxml', vmId, '--inactive')));
+    await virsh('define', file);
+  }
   const domain: BiosDomain = {
     name,
     vmId,
@@ -78,6 +87,11 @@ export async function defineBiosDomain(
       await writeFile(file, domainXml(name, vmId, elements + extraXml));
       await virsh('define', file);
     },
+    exchange: (key, otherKey) => {
+      const [one, other, aside] = [`'${imageOf(key)}'`, `'${imageOf(otherKey)}'`, "'aside'"];
+      return edit((xml) => xml.replaceAll(one, aside).replaceAll(other, one).replaceAll(aside, other));
+    },
+    useImage: (key, file) => edit((xml) => xml.replaceAll(`'${imageOf(key)}'`, `'${file}'`)),
     dispose: async () => {
       await virsh('destroy', vmId).catch(() => '');
       await virsh('undefine', vmId, '--checkpoints-metadata').catch(() => '');
@@ -110,6 +124,11 @@ export async function startBiosDomain(
   }
 }
 
+/** As a power button that a guest obeys: QEMU ends in good order, so that it stores its bitmaps. */
+export async function shutDown(vmId: string): Promise<void> {
+  await virsh('destroy', vmId, '--graceful'); // SIGTERM: QEMU closes its images
+}
+
 /** The process that is this VM. */
 export async function qemuPid(vmId: string): Promise<number> {
   for (const pid of (await readdir('/proc')).map(Number).filter(Boolean)) {
@@ -125,9 +144,14 @@ export async function biosFixture(): Promise<SourceFixture> {
     { key: 'contract-a', target: 'vda', sizeBytes: 4 * 1024 * 1024 },
     { key: 'vdb', target: 'vdb', sizeBytes: 3 * 1024 * 1024 + 512 * 3 },
   ];
-  const { source, name, guestIO, dispose } = await startBiosDomain(disks);
+  const { source, name, vmId, guestIO, exchange, dispose } = await startBiosDomain(disks);
   return {
     source,
+    exchangeDisks: async () => {
+      await shutDown(vmId);
+      await exchange('contract-a', 'vdb');
+      await virsh('start', vmId);
+    },
     vmName: name,
     disks,
     write: (key, offset, length, pattern) => guestIO(key, `write -P ${pattern} ${offset} ${length}`),

@@ -84,7 +84,8 @@ export async function createChains(
       contents.set(key, content);
       const path = diskFilePath(context.directory, key, job.pointTime);
       const type = head ? 'incremental' : 'full';
-      const plan = { key, target: key, sizeBytes: content.length, type, parentId: head?.diskId ?? null } as const;
+      const known = { key, target: key, identity: key, sizeBytes: content.length };
+      const plan = { ...known, type, parentId: head?.diskId ?? null } as const;
       const rows = await planDisks(db, job, [{ ...plan, reason: 'requested', baseChangeId: null, path }]);
       const disk = rows.find(({ diskKey }) => diskKey === key);
       if (!disk) throw new Error('no disk');

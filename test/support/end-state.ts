@@ -165,7 +165,8 @@ async function sourceLeftovers(lab: Lab): Promise<string[]> {
       ...graph.exports.map(({ id }) => id),
       ...graph.jobIds,
     ];
-    const stray = bitmaps.filter((name) => isOurs(name) || (name.startsWith(changeIdOf('')) && !heads.includes(name)));
+    const isHead = (name: string) => heads.some((changeId) => name.startsWith(`${changeId}-`));
+    const stray = bitmaps.filter((name) => isOurs(name) || (name.startsWith(changeIdOf('')) && !isHead(name)));
     found.push(...[...names.filter(isOurs), ...stray].map((name) => `${socket}: ${name}`));
   }
   return found;

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { runOrThrow } from '../../src/process/run.js';
@@ -10,6 +10,9 @@ export interface QEMUSystem {
   qmpPath: string;
   write: (key: string, offset: number, length: number, pattern: number) => Promise<void>;
   zero: (key: string, offset: number, length: number) => Promise<void>;
+  imageOf: (key: string) => string;
+  start: () => Promise<void>;
+  /** In good order, so that what QEMU keeps in the images is stored. */
   stop: () => Promise<void>;
 }
 
@@ -20,8 +23,9 @@ export async function startQEMUSystem(
   disks: { key: string; sizeBytes: number }[],
 ): Promise<QEMUSystem> {
   const qmpPath = join(directory, 'machine.qmp');
+  const imageOf = (name: string, format = 'qcow2') => join(directory, `${name}.${format}`);
   const image = async (name: string, format: string, sizeBytes: number) => {
-    const file = join(directory, `${name}.${format}`);
+    const file = imageOf(name, format);
     await runOrThrow('qemu-img', ['create', '-q', '-f', format, file, String(sizeBytes)], { timeoutMs: 10_000 });
     return `file=${file},format=${format}`;
   };
@@ -40,11 +44,14 @@ export async function startQEMUSystem(
     ...drives.flatMap((drive) => ['-drive', drive]),
     ...devices.flatMap((device) => ['-device', device]),
   ];
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...args], {
-    stdio: 'ignore', // it tells of the signal that ends it
-  });
-  const ended = once(child, 'exit');
-  await untilListening(qmpPath);
+  let child: ChildProcess | undefined;
+
+  async function start(): Promise<void> {
+    child = spawn('setpriv', ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...args], {
+      stdio: 'ignore', // it prints the signal that ends it
+    });
+    await untilListening(qmpPath);
+  }
 
   async function guest(key: string, command: string): Promise<void> {
     const line = `qemu-io -d /machine/peripheral/device-${key}/virtio-backend "${command}"`;
@@ -54,11 +61,16 @@ export async function startQEMUSystem(
     });
   }
 
+  await start();
   return {
     qmpPath,
+    imageOf,
+    start,
     write: (key, offset, length, pattern) => guest(key, `write -q -P ${pattern} ${offset} ${length}`),
     zero: (key, offset, length) => guest(key, `write -q -z -u ${offset} ${length}`),
     stop: async () => {
+      if (!child || child.exitCode !== null || child.signalCode !== null) return;
+      const ended = once(child, 'exit');
       child.kill('SIGTERM');
       await ended;
     },

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,7 +10,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { run } from '../../src/process/run.js';
 import { createImage } from '../../src/qemu/qemu-img.js';
 import { withQMP } from '../../src/sources/qmp/client.js';
-import { namesFor, readGraph } from '../../src/sources/qmp/nodes.js';
+import { bitmapName, namesFor, readGraph } from '../../src/sources/qmp/nodes.js';
 import { createQMPSource } from '../../src/sources/qmp/qmp-source.js';
 import { changeIdOf, type Source } from '../../src/sources/source.js';
 import { describeSourceContract } from '../contract/source.js';
@@ -32,6 +32,13 @@ async function makeDirectory(): Promise<{ directory: string; scratchDir: string 
   return { directory, scratchDir };
 }
 
+/** Each of two files gets the name of the other. */
+async function exchange(one: string, other: string): Promise<void> {
+  await rename(one, `${one}.aside`);
+  await rename(other, one);
+  await rename(`${one}.aside`, other);
+}
+
 describeSourceContract('QMP of a storage daemon, with the NBD server that it runs,', async () => {
   const { directory, scratchDir } = await makeDirectory();
   const daemon = await startStorageDaemon({ directory, name: 'vm1', disks });
@@ -40,7 +47,12 @@ describeSourceContract('QMP of a storage daemon, with the NBD server that it run
     await rm(directory, { recursive: true });
   };
   const source = createQMPSource({ uri: `qmp://${directory}`, scratchDir });
-  return { source, vmName: 'vm1', disks, write: daemon.write, zero: daemon.zero, dispose };
+  const exchangeDisks = async () => {
+    await daemon.stop();
+    await exchange(daemon.imageOf('vda'), daemon.imageOf('vdb'));
+    await daemon.restart();
+  };
+  return { source, vmName: 'vm1', disks, write: daemon.write, zero: daemon.zero, exchangeDisks, dispose };
 });
 
 describeSourceContract('QMP of qemu-system, with an NBD server of our own,', async () => {
@@ -51,7 +63,12 @@ describeSourceContract('QMP of qemu-system, with an NBD server of our own,', asy
     await rm(directory, { recursive: true });
   };
   const source = createQMPSource({ uri: `qmp://${machine.qmpPath}`, scratchDir });
-  return { source, vmName: 'machine', disks, write: machine.write, zero: machine.zero, dispose };
+  const exchangeDisks = async () => {
+    await machine.stop();
+    await exchange(machine.imageOf('vda'), machine.imageOf('vdb'));
+    await machine.start();
+  };
+  return { source, vmName: 'machine', disks, write: machine.write, zero: machine.zero, exchangeDisks, dispose };
 });
 
 test('qemu-system: the VM goes by its UUID, and what cannot be backed up says why', async () => {
@@ -163,13 +180,13 @@ describe('QMP', () => {
     }
     await source.dropChangeIds(vmId, [stored, young], signal);
     const names = (await graph()).nodes.flatMap((node) => node['dirty-bitmaps'].map(({ name }) => name));
-    expect(names).not.toContain(stored);
+    expect(names).not.toContain(bitmapName(stored, 'vda'));
   });
 
   test('honours no base whose bitmap stood still for a while', async () => {
     const base = await makeBase();
     await withQMP(join(directory, 'vm1.qmp'), signal, (qmp) =>
-      qmp.execute('block-dirty-bitmap-disable', { node: 'vda', name: base }),
+      qmp.execute('block-dirty-bitmap-disable', { node: 'vda', name: bitmapName(base, 'vda') }),
     );
     expect((await open(randomUUID(), base)).disks).toMatchObject([{ changedSince: null }]);
   });
@@ -237,7 +254,7 @@ describe('QMP', () => {
           sync: 'none',
           'filter-node-name': names.filter,
         };
-        const bitmap = { node: 'vda', name: changeIdOf(snapshotId), persistent: true };
+        const bitmap = { node: 'vda', name: bitmapName(changeIdOf(snapshotId), 'vda'), persistent: true };
         const actions = [
           { type: 'blockdev-backup', data: job },
           { type: 'block-dirty-bitmap-add', data: bitmap },

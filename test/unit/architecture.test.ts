@@ -46,6 +46,7 @@ test('the example of a manifest has exactly the fields that we write', () => {
     id: true,
     key: true,
     target: true,
+    identity: true,
     type: true,
     reason: true,
     parent: true,

@@ -10,6 +10,8 @@ export interface DomainDisk {
   skipReason: string | null;
   /** The image's file, where there is one. */
   file: string | null;
+  /** What the `<source>` element names: file, device, volume or network name. */
+  source: string;
   /** As the driver element says: `qcow2`, `raw`, … */
   format: string | null;
 }
@@ -67,6 +69,7 @@ export function parseDomain(xml: string): Domain {
         tracksChanges: skipReason === null && element.driver?.['@type'] === 'qcow2', // bitmaps live in QCOW2 files
         skipReason,
         file: typeof file === 'string' ? file : null,
+        source: sourceOf(element),
         format: element.driver?.['@type'] ?? null,
       };
     }),
@@ -87,6 +90,17 @@ function keysOf(elements: readonly DiskElement[]): string[] {
     if (next.every((key, index) => key === keys[index])) return keys;
     keys = next;
   }
+}
+
+/** The parts of `<source>` that say which image it is; others, such as `index`, change from start to start. */
+function sourceOf({ '@type': type = 'file', source = {} }: DiskElement): string {
+  const parts = Object.entries(source)
+    .filter(([name]) => name.startsWith('@') && !['@index', '@startupPolicy'].includes(name))
+    .map(([name, value]) => `${name.slice(1)}=${String(value)}`);
+  const nested = ['host', 'address', 'slices']
+    .filter((name) => name in source)
+    .map((name) => `${name}=${JSON.stringify(source[name])}`);
+  return [type, ...parts.sort(), ...nested].join(' ');
 }
 
 function skipReasonOf(element: DiskElement): string | null {

@@ -1,13 +1,14 @@
 import { BackupError } from '../../domain/errors.js';
 import { normalizeExtents, type Extent } from '../../domain/extents.js';
 import { mapExport, selectExtents } from '../../nbd/nbdinfo.js';
-import type { SnapshotDisk, Source, SourceDisk, VMDescription, VMSummary } from '../source.js';
+import type { Source, SourceDisk, VMDescription, VMSummary } from '../source.js';
 import { endBackupJob, resumeAfterFullScratch } from './backup-job.js';
 import { dropCheckpoint } from './checkpoints.js';
 import { defineVM, listImages, startVM, takeName, undefineVM } from './define.js';
 import { parseDomain } from './domain.js';
 import { thaw } from './freeze.js';
 import { exists, jobDirectory, removeJobDirectory } from './job-directory.js';
+import { diskIdentity } from './disk-identity.js';
 import { openSnapshot, type LibvirtOptions } from './open.js';
 import { virsh, type VirshCall } from './virsh.js';
 import { diskSizeBytes, findState, listDomains } from './vm.js';
@@ -33,7 +34,7 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
       return openSnapshot(options, request, signal);
     },
 
-    async changedExtents(disk: SnapshotDisk, signal): Promise<Extent[]> {
+    async changedExtents(disk, signal): Promise<Extent[]> {
       if (disk.dirtyContext === null)
         throw new TypeError(`Expected disk '${disk.key}' to have a base that was honoured`);
       const map = await mapExport(disk.uri, disk.dirtyContext, signal);
@@ -74,9 +75,11 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
 async function describeDisks(call: VirshCall, vmId: string): Promise<SourceDisk[]> {
   const { disks } = parseDomain(await virsh(call, ['dumpxml', '--domain', vmId]));
   const described: SourceDisk[] = [];
-  for (const { key, target, tracksChanges, skipReason } of disks) {
+  for (const disk of disks) {
+    const { key, target, tracksChanges, skipReason } = disk;
     const sizeBytes = skipReason === null ? await diskSizeBytes(call, vmId, target) : 0;
-    described.push({ key, target, sizeBytes, tracksChanges, skipReason });
+    const identity = skipReason === null ? await diskIdentity(disk, call.signal) : '';
+    described.push({ key, target, identity, sizeBytes, tracksChanges, skipReason });
   }
   return described;
 }

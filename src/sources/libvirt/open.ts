@@ -11,6 +11,7 @@ import {
 import { busyError, endBackupJob, runningJob } from './backup-job.js';
 import { backupXml, checkpointXml } from './backup-xml.js';
 import { dropCheckpoint, usableTargets } from './checkpoints.js';
+import { openedIdentities } from './disk-identity.js';
 import { parseDomain, type Domain, type DomainDisk } from './domain.js';
 import { freeze, thaw } from './freeze.js';
 import { jobDirectory, makeJobDirectory, removeJobDirectory, type JobDirectory } from './job-directory.js';
@@ -64,7 +65,8 @@ export async function openSnapshot(
         baseChangeId !== null && disk.tracksChanges && usable.get(baseChangeId)?.has(disk.target) ? baseChangeId : null,
     }));
     const opened = await freezeAndBegin(call, request, state, directory, { vmConfig, domain, disks });
-    return await describe(opened, request.snapshotId, directory, signal);
+    const identities = await openedIdentities(call, request.vmId, opened.disks);
+    return await describe(opened, identities, request.snapshotId, directory, signal);
   } catch (error) {
     // Should this fail too, the first error is the one to tell; closeSnapshot removes the rest.
     await removeHalfMade({ uri }, request, directory).catch(() => undefined);
@@ -161,16 +163,18 @@ function lostBase(disks: readonly PlannedDisk[], failure: { problem: string; sai
 /** Asks the NBD server itself for the sizes: no disk can be resized while it is open. */
 async function describe(
   opened: Opened,
+  identities: readonly string[],
   snapshotId: string,
   directory: JobDirectory,
   signal: AbortSignal,
 ): Promise<OpenSnapshot> {
   const disks: SnapshotDisk[] = [];
-  for (const { key, target, base, tracksChanges } of opened.disks) {
+  for (const [index, { key, target, base, tracksChanges }] of opened.disks.entries()) {
     const uri = `nbd+unix:///${encodeURIComponent(target)}?socket=${encodeURIComponent(directory.socket)}`;
     const { sizeBytes } = await inspectExport(uri, signal);
     disks.push({
       key,
+      identity: identities[index] ?? '',
       sizeBytes,
       uri,
       changedSince: base,

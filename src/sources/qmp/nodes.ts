@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { BackupError } from '../../domain/errors.js';
+import { withFileIdentity } from '../../qemu/file-identity.js';
 import type { SourceDisk, VMState } from '../source.js';
 import type { QMPClient } from './client.js';
 
@@ -57,7 +58,7 @@ export async function readGraph(qmp: QMPClient): Promise<BlockGraph> {
 }
 
 /** A disk of the VM and the node that holds it; `node` is missing where there is nothing to back up. */
-export interface Disk extends SourceDisk {
+export interface Disk extends Omit<SourceDisk, 'identity'> {
   node: BlockNode | undefined;
 }
 
@@ -92,6 +93,18 @@ function describe(key: string, skipReason: string | null, node: BlockNode | unde
   };
 }
 
+/** See `SourceDisk.identity`. */
+export async function identityOf({ file }: BlockNode, signal: AbortSignal): Promise<string> {
+  const path = file.startsWith('json:') ? innermostFile(JSON.parse(file.slice('json:'.length))) : file;
+  return path.startsWith('/') ? withFileIdentity(file, path, signal) : file;
+}
+
+/** QEMU says `json:{…}` where a name does not say all: the layers, one in the other. */
+function innermostFile(options: unknown): string {
+  const { data } = z.object({ file: z.unknown(), filename: z.string() }).partial().safeParse(options);
+  return data?.filename ?? (data?.file === undefined ? '' : innermostFile(data.file));
+}
+
 /** While a snapshot is open, its filter stands between the guest and the disk. */
 function nodeUnderFilter(graph: BlockGraph, name: string): BlockNode | undefined {
   const isWanted = isOurs(name)
@@ -123,6 +136,14 @@ export function namesFor(snapshotId: string, node: BlockNode) {
     export: `${stem}-e`,
     scratchFile: `${disk}.qcow2`,
   };
+}
+
+/**
+ * The bitmap that a change id has in a disk's image. It travels inside the image, so it says which disk that was: no other disk
+ * can take it for its own.
+ */
+export function bitmapName(changeId: string, diskKey: string): string {
+  return `${changeId}-${shortHash(diskKey, 8)}`;
 }
 
 function shortHash(text: string, length: number): string {

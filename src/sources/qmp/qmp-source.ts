@@ -3,10 +3,10 @@ import { join } from 'node:path';
 import { BackupError } from '../../domain/errors.js';
 import { normalizeExtents } from '../../domain/extents.js';
 import { mapExport, selectExtents } from '../../nbd/nbdinfo.js';
-import type { Source, VMDescription } from '../source.js';
+import type { Source, SourceDisk, VMDescription } from '../source.js';
 import { withQMP } from './client.js';
 import { findById, findByName, listMachines, summarize, type Machine } from './machines.js';
-import { disksOf, readGraph } from './nodes.js';
+import { disksOf, identityOf, readGraph, type Disk } from './nodes.js';
 import { openSnapshot, removeBitmaps, removeSnapshot } from './snapshot.js';
 
 export interface QMPSourceOptions {
@@ -55,12 +55,7 @@ export function createQMPSource({ uri, scratchDir }: QMPSourceOptions): Source {
       const summary = await summarize(machine, signal);
       if (summary.state === 'shut off') return { ...summary, disks: [] };
       const disks = await withQMP(machine.qmpPath, signal, async (qmp) => disksOf(await readGraph(qmp)));
-      return {
-        ...summary,
-        disks: disks.map(({ key, target, sizeBytes, tracksChanges, skipReason }) => {
-          return { key, target, sizeBytes, tracksChanges, skipReason };
-        }),
-      };
+      return { ...summary, disks: await Promise.all(disks.map((disk) => describeDisk(disk, signal))) };
     },
 
     async openSnapshot(request, signal) {
@@ -98,4 +93,8 @@ export function createQMPSource({ uri, scratchDir }: QMPSourceOptions): Source {
     undefineVM: definesNone,
     startVM: definesNone,
   };
+}
+
+async function describeDisk({ node, ...disk }: Disk, signal: AbortSignal): Promise<SourceDisk> {
+  return { ...disk, identity: node && disk.skipReason === null ? await identityOf(node, signal) : '' };
 }

@@ -7,7 +7,18 @@ import { createImage } from '../../qemu/qemu-img.js';
 import { changeIdOf, type OpenSnapshot, type OpenSnapshotRequest, type SnapshotDisk } from '../source.js';
 import { withQMP, type QMPClient } from './client.js';
 import type { Machine } from './machines.js';
-import { disksOf, isOurs, namesFor, prefixOf, readGraph, readState, type BlockGraph, type BlockNode } from './nodes.js';
+import {
+  bitmapName,
+  disksOf,
+  identityOf,
+  isOurs,
+  namesFor,
+  prefixOf,
+  readGraph,
+  readState,
+  type BlockGraph,
+  type BlockNode,
+} from './nodes.js';
 
 /** Cancelling waits for guest writes that are being copied aside; more means that the storage hangs. */
 const endTimeoutMs = 60_000;
@@ -51,7 +62,7 @@ export async function openSnapshot({ machine, directory, request, signal }: Open
       await qmp.execute('transaction', { actions: pointInTime(snapshotId, parts) });
       const socketPath = await serveNBD(qmp, machine, directory);
       await addExports(qmp, snapshotId, parts);
-      const disks = parts.map((part) => describePart(snapshotId, part, socketPath));
+      const disks = await describeParts(await readGraph(qmp), { snapshotId, machine, socketPath, signal }, parts);
       return { consistency: 'crash', warnings: [], vmConfig: null, disks };
     });
   } catch (error) {
@@ -91,7 +102,8 @@ function partOf(
     throw new BackupError('DiskNotFound', `Expected a disk '${key}' in VM ${machine.name}, found ${found}`);
   }
   const { node, tracksChanges } = disk;
-  const bitmap = node['dirty-bitmaps'].find(({ name }) => name === baseChangeId);
+  const base = baseChangeId === null ? null : bitmapName(baseChangeId, key);
+  const bitmap = node['dirty-bitmaps'].find(({ name }) => name === base);
   // A bitmap that was not stored when QEMU died is inconsistent; one that stood still for a while misses writes.
   const isGood = bitmap && bitmap.recording && bitmap.persistent && !bitmap.inconsistent;
   return { key, node, tracksChanges, base: isGood ? baseChangeId : null };
@@ -137,13 +149,15 @@ function pointInTime(snapshotId: string, parts: Part[]): { type: string; data: R
     };
     return { type: 'blockdev-backup', data };
   });
-  const bitmaps = parts.flatMap(({ node: { 'node-name': node }, tracksChanges, base }) => {
-    const since = base === null ? '' : sinceBitmap(snapshotId, base);
-    const checkpoint = { node, name: changeIdOf(snapshotId), persistent: true };
+  const bitmaps = parts.flatMap(({ key, node: { 'node-name': node }, tracksChanges, base }) => {
+    const checkpoint = { node, name: bitmapName(changeIdOf(snapshotId), key), persistent: true };
+    const add = tracksChanges ? [{ type: 'block-dirty-bitmap-add', data: checkpoint }] : [];
+    if (base === null) return add;
+    const since = sinceBitmap(snapshotId, base);
     return [
-      ...(tracksChanges ? [{ type: 'block-dirty-bitmap-add', data: checkpoint }] : []),
-      ...(since ? [{ type: 'block-dirty-bitmap-add', data: { node, name: since, disabled: true } }] : []),
-      ...(since ? [{ type: 'block-dirty-bitmap-merge', data: { node, target: since, bitmaps: [base] } }] : []),
+      ...add,
+      { type: 'block-dirty-bitmap-add', data: { node, name: since, disabled: true } },
+      { type: 'block-dirty-bitmap-merge', data: { node, target: since, bitmaps: [bitmapName(base, key)] } },
     ];
   });
   return [...jobs, ...bitmaps];
@@ -174,9 +188,36 @@ async function addExports(qmp: QMPClient, snapshotId: string, parts: Part[]): Pr
   }
 }
 
-function describePart(snapshotId: string, { key, node, tracksChanges, base }: Part, socketPath: string): SnapshotDisk {
+/** `graph` is that of the open snapshot: another monitor may have exchanged a disk before it was open, and cannot any longer. */
+async function describeParts(
+  graph: BlockGraph,
+  at: { snapshotId: string; machine: Machine; socketPath: string; signal: AbortSignal },
+  parts: Part[],
+): Promise<SnapshotDisk[]> {
+  const disks = disksOf(graph);
+  const described: SnapshotDisk[] = [];
+  for (const part of parts) {
+    const node = disks.find(({ key }) => key === part.key)?.node;
+    if (node?.['node-name'] !== part.node['node-name']) {
+      throw new BackupError(
+        'SourceFailed',
+        `disk '${part.key}' of VM ${at.machine.name} was exchanged while its snapshot was being opened; back the VM up again`,
+      );
+    }
+    described.push(describePart(at.snapshotId, part, await identityOf(node, at.signal), at.socketPath));
+  }
+  return described;
+}
+
+function describePart(
+  snapshotId: string,
+  { key, node, tracksChanges, base }: Part,
+  identity: string,
+  socketPath: string,
+): SnapshotDisk {
   return {
     key,
+    identity,
     sizeBytes: node.image['virtual-size'],
     uri: `nbd+unix:///${namesFor(snapshotId, node).export}?socket=${encodeURIComponent(socketPath)}`,
     changedSince: base,
@@ -230,7 +271,7 @@ export async function removeBitmaps(qmp: QMPClient, changeIds: readonly string[]
   const { nodes } = await readGraph(qmp);
   for (const node of nodes) {
     for (const { name, persistent } of node['dirty-bitmaps']) {
-      if (!persistent || !changeIds.includes(name)) continue;
+      if (!persistent || !changeIds.some((changeId) => name.startsWith(`${changeId}-`))) continue;
       await qmp.execute('block-dirty-bitmap-remove', { node: node['node-name'], name });
     }
   }

@@ -11,13 +11,15 @@ import {
 
 const parent = {
   diskId: 'parent-id',
+  identity: 'file=/images/sys.img (inode 12)',
   sizeBytes: 1000,
   changeId: 'backupvm-1',
   isDamaged: false,
   isRestoredOver: false,
   chainLength: 3,
 };
-const disk: DiskFacts = { key: 'SYS', target: 'vda', sizeBytes: 1000, tracksChanges: true, parent };
+const { identity } = parent;
+const disk: DiskFacts = { key: 'SYS', target: 'vda', identity, sizeBytes: 1000, tracksChanges: true, parent };
 const seasoned: ContextFacts = { hasPoints: true, inOtherRepository: false, nameWasAnotherVM: false };
 const fresh: ContextFacts = { hasPoints: false, inOtherRepository: false, nameWasAnotherVM: false };
 
@@ -32,6 +34,7 @@ type Case = [
 
 const newDisk: Partial<DiskFacts> = { parent: null };
 const untracked: Partial<DiskFacts> = { tracksChanges: false };
+const replaced: Partial<DiskFacts> = { identity: 'file=/images/sys.img (inode 13)' };
 const grown: Partial<DiskFacts> = { sizeBytes: 1001 };
 const shrunk: Partial<DiskFacts> = { sizeBytes: 999 };
 const lost: Partial<DiskFacts> = { parent: { ...parent, changeId: null } };
@@ -89,6 +92,23 @@ const cases: Case[] = [
     'full',
     'no_change_tracking',
   ],
+  ['another image under the same key is copied whole', replaced, seasoned, 'auto', 'full', 'disk_replaced'],
+  [
+    'another image says more than another size, or a lost change id',
+    { ...replaced, ...grown, parent: { ...parent, changeId: null } },
+    seasoned,
+    'auto',
+    'full',
+    'disk_replaced',
+  ],
+  [
+    'a restore says more than the other image that it left',
+    { ...replaced, ...restoredOver },
+    seasoned,
+    'auto',
+    'full',
+    'restored_in_place',
+  ],
   ['a disk that grew is copied whole', grown, seasoned, 'auto', 'full', 'disk_grown'],
   ['a disk that shrank is copied whole', shrunk, seasoned, 'auto', 'full', 'disk_shrunk'],
   ['another size says more than a lost change id', { ...lost, ...grown }, seasoned, 'auto', 'full', 'disk_grown'],
@@ -109,6 +129,7 @@ describe('planDisk', () => {
     expect(planDisk(facts, context, { type: requested })).toEqual({
       key: 'SYS',
       target: 'vda',
+      identity: facts.identity,
       sizeBytes: facts.sizeBytes,
       type,
       reason,
@@ -137,6 +158,7 @@ test('asFull keeps the disk, and takes the parent and its change id away', () =>
   expect(asFull(plan, 'parent_missing')).toEqual({
     key: 'SYS',
     target: 'vda',
+    identity,
     sizeBytes: 1000,
     type: 'full',
     reason: 'parent_missing',

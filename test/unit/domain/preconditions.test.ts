@@ -4,7 +4,7 @@ import { requireParent, requireRepositorySpace, requireRunning } from '../../../
 
 function plan(key: string, reason: PlanReason): DiskPlan {
   const type = reason === 'parent_good' ? 'incremental' : 'full';
-  return { key, target: key, sizeBytes: 1, type, reason, parentId: null, baseChangeId: null };
+  return { key, target: key, identity: key, sizeBytes: 1, type, reason, parentId: null, baseChangeId: null };
 }
 
 describe('requireRunning', () => {

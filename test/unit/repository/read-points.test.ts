@@ -21,6 +21,7 @@ function createPoint(day: number): Manifest {
   const time = (on: number) => new Date(Date.UTC(2026, 10, on, 2));
   const disk: ManifestDisk = {
     ...{ id: id(String(day)), key: 'root', target: 'vda', type: 'full', reason: 'first_backup', parent: null },
+    identity: 'file file=/images/web01.img',
     path: diskFilePath('web01', 'root', time(day)),
     ...{ sizeBytes: 1024, fileBytes: 4, checksum, hashesChecksum: checksum, changeId: null },
   };
