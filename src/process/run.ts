@@ -120,7 +120,7 @@ export async function unlessItHangs<T>(
   }
 }
 
-/** As `run`, but any exit code except 0 is an error that carries what the program said. */
+/** As `run`, but any exit code except 0 is an error that carries what the program said, and the exit code in its details. */
 export async function runOrThrow(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
   const outcome = await run(program, args, options);
   if (outcome.exitCode !== 0) {
@@ -128,6 +128,7 @@ export async function runOrThrow(program: Program, args: readonly string[], opti
     throw new BackupError(
       'ToolFailed',
       `${program} ${args[0] ?? ''} failed with exit code ${outcome.exitCode}: ${said}`,
+      { details: { exitCode: outcome.exitCode } },
     );
   }
   return outcome;

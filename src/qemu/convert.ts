@@ -3,9 +3,9 @@ import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import type { Outcome } from '../process/run.js';
-import { runForJSON } from '../process/run.js';
+import { parseOutput, run, runForJSON } from '../process/run.js';
 import { runWithProgress } from '../process/run-with-progress.js';
-import { progressOf } from './qemu-img.js';
+import { progressOf, throwIfLocked } from './qemu-img.js';
 
 /** Reads the maps of a whole chain: minutes for files of many TiB. */
 const mapTimeoutMs = 3_600_000;
@@ -63,12 +63,19 @@ async function convert(
 
 /**
  * How many bytes a file of this format needs to hold what a QCOW2 file and its chain hold.
- * @throws BackupError ToolFailed, also when a file of the chain is missing
+ * @throws BackupError ToolFailed, with an `exitCode` in its details when qemu-img cannot read a file of the chain; ExportFailed
+ * when another process writes to one
  */
 export async function measureImage(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
   const args = ['measure', '--output=json', '-f', 'qcow2', '-O', format, resolve(file)];
-  const answer = await runForJSON('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
-  return z.object({ required: z.number() }).parse(answer).required;
+  const outcome = await run('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
+  if (outcome.exitCode !== 0) {
+    throwIfLocked(file, outcome);
+    throw new BackupError('ToolFailed', `qemu-img measure failed: ${outcome.stderr.trim().slice(0, 2000)}`, {
+      details: { exitCode: outcome.exitCode },
+    });
+  }
+  return z.object({ required: z.number() }).parse(parseOutput('qemu-img', args, outcome.stdout)).required;
 }
 
 /** How many bytes of data an image holds, without what is a hole or a zero cluster. */
