@@ -19,7 +19,7 @@ import { link, rename, rm } from '../repository/file-system.js';
 import { removeFile } from '../repository/files.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
-import { requireShutOff } from './prepare-restore.js';
+import { replaceableImages, requireShutOff } from './in-place.js';
 import { requireStillAllowed } from './restore-dirs.js';
 import { atTarget, fileAt } from './restore-paths.js';
 
@@ -61,11 +61,31 @@ async function decide(dependencies: HostDependencies, restore: Restore, signal: 
   }
   const vm = vmOf(restore);
   if (vm) {
-    const source = await sourceOf(dependencies, vm);
-    if (restore.target === 'in-place') requireShutOff(await source.listImages(vm.vmId, signal));
+    if (restore.target === 'in-place') await requireReplaceable(dependencies, vm, disks, signal);
     else await define(dependencies, restore, vm, disks, signal);
   }
   await beginPlacing(db, restore);
+}
+
+/** The same look as before the restore was written: hours have passed since, in which somebody may have changed the VM. */
+async function requireReplaceable(
+  dependencies: HostDependencies,
+  vm: RestoredVM,
+  disks: readonly RestoreDisk[],
+  signal: AbortSignal,
+): Promise<void> {
+  const source = await sourceOf(dependencies, vm);
+  const keys: string[] = [];
+  for (const { backupDiskId } of disks) keys.push((await getDisk(dependencies.db, backupDiskId)).diskKey);
+  const images = await replaceableImages(dependencies, await source.listImages(vm.vmId, signal), keys, signal);
+  for (const [index, { path }] of disks.entries()) {
+    const image = images.find(({ key }) => key === keys[index]);
+    if (image?.path === path) continue;
+    throw new BackupError(
+      'TargetUnusable',
+      `cannot replace disk '${keys[index] ?? ''}' of VM '${vm.vmName}': its definition named ${path} when the restore began, and names ${image?.path ?? 'nothing'} now; restore again`,
+    );
+  }
 }
 
 interface RestoredVM {
@@ -107,7 +127,7 @@ async function define(
 /**
  * Finishes a restore that was decided upon, whatever of it has been done: names, the VM's name, what the hypervisor recorded of
  * replaced disks, and at last the files that were kept. Safe to repeat.
- * @throws BackupError VMRunning when somebody started a VM whose disks are about to be replaced
+ * @throws BackupError VMRunning, TargetUnusable, InUse when a VM whose disks are about to be replaced was started or changed
  */
 export async function finishRestore(
   dependencies: HostDependencies,
@@ -120,7 +140,7 @@ export async function finishRestore(
   const vm = vmOf(restore);
   const source = vm ? await sourceOf(dependencies, vm) : undefined;
   if (vm && source && restore.target === 'in-place' && unplaced.length > 0) {
-    requireShutOff(await source.listImages(vm.vmId, signal));
+    await requireReplaceable(dependencies, vm, unplaced, signal);
   }
   for (const disk of unplaced) {
     await atTarget(disk.path, () => place(disk));

@@ -11,19 +11,12 @@ import type { RestoreTarget } from '../domain/restore-input.js';
 import { measureImage, type ImageFormat } from '../qemu/convert.js';
 import { insideRepository } from '../repository/files.js';
 import { requireRepository } from '../repository/marker.js';
-import type { DiskImage } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
+import { notShutOff, replaceableImages, requireUnused } from './in-place.js';
 import { getJobRows, requireHost, type JobRows } from './job-rows.js';
 import { allowedDirectory, requireLasting } from './restore-dirs.js';
-import {
-  pathsFor,
-  requireOutside,
-  requireSpace,
-  resolvedPath,
-  usableDirectory,
-  type RestorePaths,
-} from './restore-paths.js';
+import { pathsFor, requireOutside, requireSpace, usableDirectory, type RestorePaths } from './restore-paths.js';
 
 export interface PrepareRestoreInput {
   leaseId: string;
@@ -129,6 +122,10 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
         const paths = await pathsFor(file, { leaseId, target: disk.target, overwrite }, signal);
         places.push({ disk, format, ...paths });
       }
+      const replaced = places.flatMap(({ path: file, keptPath }) => (keptPath === null ? [] : [file]));
+      // The VM that gives up its name to the new one gives up its disks as well.
+      const isReplaced = (name: string) => target.kind === 'vm' && name === target.name;
+      await requireUnused(dependencies, replaced, (_vmId, _target, _path, name) => isReplaced(name), signal);
       return places;
     }
   }
@@ -141,11 +138,11 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
     signal: AbortSignal,
   ): Promise<Plan> {
     const vm = await createSource(hypervisor).listImages(context.vmId, signal);
-    requireShutOff(vm);
+    const keys = chosen.map(({ diskKey }) => diskKey);
     const places: Place[] = [];
-    for (const disk of chosen) {
-      const { file, format } = imageOf(vm, disk);
-      const path = await resolvedPath(file);
+    for (const { key, path, format } of await replaceableImages(dependencies, vm, keys, signal)) {
+      const disk = chosen.find(({ diskKey }) => diskKey === key);
+      if (!disk) throw new TypeError(`Expected disk '${key}' among those to restore`);
       await requireLasting(await usableDirectory(dirname(path)));
       const paths = await pathsFor(path, { leaseId, target: disk.target, overwrite: true }, signal);
       places.push({ disk, format, ...paths });
@@ -168,23 +165,6 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
       `Expected no VM '${name}' on hypervisor '${hypervisor.name}' yet, found one (${found.vmId}); choose another name, or say overwrite`,
     );
   }
-}
-
-/** @throws BackupError VMRunning: QEMU would go on with the files that are replaced */
-export function requireShutOff(vm: { name: string; state: string; hasSavedState: boolean }): void {
-  if (vm.state !== 'shut off') throw notShutOff(vm.name, vm.state);
-  if (!vm.hasSavedState) return;
-  throw new BackupError(
-    'VMRunning',
-    `VM '${vm.name}' is expected to be shut off, found it saved in mid-run: it would go on with disks that are not its own; run 'virsh managedsave-remove ${vm.name}', or start it and shut it down`,
-  );
-}
-
-function notShutOff(name: string, state: string): BackupError {
-  return new BackupError(
-    'VMRunning',
-    `VM '${name}' is expected to be shut off, found it ${state}; shut it down, and restore again`,
-  );
 }
 
 function requirePoint({ job }: JobRows): void {
@@ -212,22 +192,6 @@ function requireDefinition({ job }: JobRows): void {
   );
 }
 
-function imageOf(vm: { name: string; disks: DiskImage[] }, disk: BackupDisk): { file: string; format: ImageFormat } {
-  const image = vm.disks.find(({ key }) => key === disk.diskKey);
-  if (!image) {
-    throw new BackupError(
-      'DiskNotFound',
-      `Expected a disk '${disk.diskKey}' in VM '${vm.name}' to replace, found only: ${vm.disks.map(({ key }) => `'${key}'`).join(', ') || 'no disk at all'}; name the disks to restore, or restore to files`,
-    );
-  }
-  const { file, format } = image;
-  if (file !== null && format !== null) return { file, format };
-  throw new BackupError(
-    'TargetUnusable',
-    `Disk '${disk.diskKey}' of VM '${vm.name}' is no QCOW2 or raw file, so that it cannot be replaced by one; restore to files`,
-  );
-}
-
 /** @throws BackupError TargetUnusable in a repository, TargetFull, PointDamaged when a file of the chain cannot be read */
 async function requireRoom(
   db: Database,
@@ -243,7 +207,10 @@ async function requireRoom(
       const requiredBytes = await measureImage(insideRepository(repository.path, disk.path), format, signal);
       files.push({ path, requiredBytes });
     } catch (error) {
-      if (!(error instanceof BackupError && error.code === 'ToolFailed')) throw error;
+      // A qemu-img that was killed, or took too long, says nothing about the file.
+      if (!(error instanceof BackupError && error.code === 'ToolFailed' && 'exitCode' in (error.details ?? {}))) {
+        throw error;
+      }
       throw new BackupError(
         'PointDamaged',
         `The files of disk '${disk.diskKey}' of restore point ${job.id} cannot be read: ${error.message}; run 'backupvm verify --point ${job.id}'`,

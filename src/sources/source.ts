@@ -39,6 +39,9 @@ export interface Source {
   /** The images that a VM's disks are kept in, whether it runs or not. @throws BackupError VMNotFound */
   listImages(vmId: string, signal: AbortSignal): Promise<VMImages>;
 
+  /** The files that each disk of each VM reads, running or not: its image, and all that the image is based on. */
+  listImageFiles(signal: AbortSignal): Promise<ImageFiles[]>;
+
   /**
    * Defines a VM as `vmConfig` says, under another name and id, with these disks alone and no media in its drives. It does not
    * start. One that has this id already is success.
@@ -62,6 +65,8 @@ export interface Source {
 export interface VMImages extends VMSummary {
   /** Whether it goes on where it was saved when it starts, with what it then held of its disks in memory. */
   hasSavedState: boolean;
+  /** Names of the snapshots that the hypervisor has recorded of it. They describe the images as they are now. */
+  snapshots: string[];
   disks: DiskImage[];
 }
 
@@ -72,6 +77,16 @@ export interface DiskImage {
   file: string | null;
   /** Null where it is neither. */
   format: 'qcow2' | 'raw' | null;
+  /** Why a complete image must not take the place of this one: a fact and a next step, for people. Null where it may. */
+  obstacle: string | null;
+}
+
+export interface ImageFiles {
+  vmId: string;
+  vmName: string;
+  target: string;
+  /** Absolute paths. */
+  files: string[];
 }
 
 export interface VMDefinition {

@@ -44,13 +44,19 @@ export async function expectImages({ source, disks }: SourceFixture, vmId: strin
   const signal = AbortSignal.timeout(60_000);
   if (!source.definesVMs) {
     await expect(source.listImages(vmId, signal)).rejects.toMatchObject({ code: 'SourceFailed' });
+    await expect(source.listImageFiles(signal)).rejects.toMatchObject({ code: 'SourceFailed' });
     await expect(source.startVM(vmId, signal)).rejects.toMatchObject({ code: 'SourceFailed' });
     return;
   }
   const images = await source.listImages(vmId, signal);
   expect([images.hasSavedState, images.state]).toEqual([false, 'running']);
+  expect(images.snapshots).toEqual([]);
   expect(images.disks.map(({ key }) => key).sort()).toEqual(disks.map(({ key }) => key).sort());
-  for (const { file, format } of images.disks) expect([file?.startsWith('/'), format]).toEqual([true, 'qcow2']);
+  const used = (await source.listImageFiles(signal)).filter((disk) => disk.vmId === vmId);
+  for (const { target, file, format, obstacle } of images.disks) {
+    expect([file?.startsWith('/'), format, obstacle]).toEqual([true, 'qcow2', null]);
+    expect(used.filter((disk) => disk.target === target).flatMap(({ files }) => files)).toContain(file);
+  }
   await expect(source.listImages(randomUUID(), signal)).rejects.toMatchObject({ code: 'VMNotFound' });
   await source.undefineVM(randomUUID(), signal); // one that is not known is success
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { BackupError } from '../../domain/errors.js';
 import type { DiskImage, VMDefinition, VMImages, VMSummary } from '../source.js';
 import { parseDomain } from './domain.js';
+import { readDiskDefinitions } from './disk-definitions.js';
 import { restoredDomainXml } from './restored-domain-xml.js';
 import { tryVirsh, virsh, virshError, type VirshCall } from './virsh.js';
 import { findState, listDomains } from './vm.js';
@@ -13,13 +14,16 @@ export async function listImages(call: VirshCall, vmId: string): Promise<VMImage
   const summary = await findVM(call, vmId);
   if (!summary) throw new BackupError('VMNotFound', `VM ${vmId} is not known to libvirt at ${call.uri}`);
   // What the next start uses: the live definition of a VM that runs may be another one.
-  const { disks } = parseDomain(await virsh(call, ['dumpxml', '--domain', vmId, '--inactive']));
+  const xml = await virsh(call, ['dumpxml', '--domain', vmId, '--inactive']);
+  const definitions = readDiskDefinitions(xml);
   const saved = await virsh(call, ['list', '--all', '--with-managed-save', '--uuid']);
   return {
     ...summary,
     hasSavedState: saved.split(/\s+/).includes(vmId),
-    disks: disks.map(({ key, target, file, format }): DiskImage => {
-      return { key, target, file, format: format === 'qcow2' || format === 'raw' ? format : null };
+    snapshots: linesOf(await virsh(call, ['snapshot-list', '--domain', vmId, '--name'])),
+    disks: parseDomain(xml).disks.map(({ key, target, file, format }): DiskImage => {
+      const obstacle = definitions.find((disk) => disk.target === target)?.obstacle ?? null;
+      return { key, target, file, format: format === 'qcow2' || format === 'raw' ? format : null, obstacle };
     }),
   };
 }
@@ -80,6 +84,10 @@ export async function startVM(call: VirshCall, vmId: string): Promise<void> {
   const args = ['start', '--domain', vmId];
   const outcome = await tryVirsh(call, args, 300_000);
   if (!outcome.ok && !(await isUp())) throw virshError(call.uri, args, outcome);
+}
+
+function linesOf(text: string): string[] {
+  return text.split('\n').flatMap((line) => line.trim() || []);
 }
 
 async function findVM(call: VirshCall, vmId: string): Promise<VMSummary | undefined> {

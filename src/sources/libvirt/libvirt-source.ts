@@ -7,6 +7,7 @@ import { dropCheckpoint } from './checkpoints.js';
 import { defineVM, listImages, startVM, takeName, undefineVM } from './define.js';
 import { parseDomain } from './domain.js';
 import { thaw } from './freeze.js';
+import { listImageFiles } from './image-files.js';
 import { exists, jobDirectory, removeJobDirectory } from './job-directory.js';
 import { diskIdentity } from './disk-identity.js';
 import { openSnapshot, type LibvirtOptions } from './open.js';
@@ -65,6 +66,7 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
 
     definesVMs: true,
     listImages: (vmId, signal) => listImages({ uri, signal }, vmId),
+    listImageFiles: (signal) => listImageFiles({ uri, signal }),
     defineVM: (definition, signal) => defineVM({ uri, signal }, definition),
     takeName: (vmId, name, signal) => takeName({ uri, signal }, vmId, name),
     undefineVM: (vmId, signal) => undefineVM({ uri, signal }, vmId),

@@ -88,6 +88,7 @@ export function createQMPSource({ uri, scratchDir }: QMPSourceOptions): Source {
 
     definesVMs: false,
     listImages: definesNone,
+    listImageFiles: definesNone,
     defineVM: definesNone,
     takeName: definesNone,
     undefineVM: definesNone,
