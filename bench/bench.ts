@@ -11,6 +11,7 @@ import type { BackupVMRequest } from '../src/domain/backup-input.js';
 import type { BackupVMResult } from '../src/domain/result.js';
 import { writeBlockHashes } from '../src/hashes/hash-disk.js';
 import { runOrThrow } from '../src/process/run.js';
+import { openInstallation } from '../src/temporal-namespace.js';
 import { createWorkers } from '../src/worker.js';
 import { mainQueue } from '../src/workflows/messages.js';
 import { createLab, type Lab } from '../test/support/lab.js';
@@ -44,8 +45,10 @@ async function main(): Promise<void> {
   const services = await startServices();
   const lab = await createLab('bench', services.servers);
   const connection = await NativeConnection.connect({ address: services.servers.temporalAddress });
-  const { namespace } = lab;
-  const workers = await createWorkers(lab.config, { db: lab.database.db, connection, namespace });
+  const { db } = lab.database;
+  const settings = { name: lab.namespace, address: services.servers.temporalAddress };
+  const namespace = await openInstallation(db, connection, settings);
+  const workers = await createWorkers(lab.config, { db, connection, namespace });
   const running = Promise.all(workers.map((worker) => worker.run()));
   try {
     const rows = summarize(measures, await measureRounds(lab));

@@ -42,6 +42,7 @@ CREATE TABLE "backup_jobs" (
 	"context_id" uuid NOT NULL,
 	"workflow_id" text NOT NULL,
 	"run_id" text NOT NULL,
+	"namespace_id" text,
 	"status" text DEFAULT 'running' NOT NULL,
 	"point_time" timestamp with time zone NOT NULL,
 	"snapshot_ids" uuid[] DEFAULT '{}' NOT NULL,
@@ -59,6 +60,7 @@ CREATE TABLE "backup_jobs" (
 	CONSTRAINT "backup_jobs_point_time" UNIQUE("context_id","point_time"),
 	CONSTRAINT "backup_jobs_id_context" UNIQUE("id","context_id"),
 	CONSTRAINT "backup_jobs_status" CHECK ("backup_jobs"."status" in ('running', 'aborting', 'complete', 'deleting', 'failed', 'cancelled')),
+	CONSTRAINT "backup_jobs_namespace" CHECK ("backup_jobs"."namespace_id" is not null or "backup_jobs"."status" in ('complete', 'deleting')),
 	CONSTRAINT "backup_jobs_clean_up" CHECK ("backup_jobs"."clean_up" in ('pending', 'done')),
 	CONSTRAINT "backup_jobs_consistency" CHECK ("backup_jobs"."consistency" in ('application', 'filesystem', 'crash')),
 	CONSTRAINT "backup_jobs_finished" CHECK (("backup_jobs"."status" in ('running', 'aborting')) = ("backup_jobs"."finished_at" is null))
@@ -133,6 +135,7 @@ CREATE TABLE "chain_leases" (
 	"purpose" text NOT NULL,
 	"workflow_id" text NOT NULL,
 	"run_id" text NOT NULL,
+	"namespace_id" text NOT NULL,
 	"deletes_context" boolean DEFAULT false NOT NULL,
 	"clean_up_error" text,
 	"acquired_at" timestamp with time zone DEFAULT now() NOT NULL,
@@ -213,6 +216,20 @@ CREATE TABLE "retention_policies" (
 	"time_zone" text NOT NULL,
 	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "retention_policies_counts" CHECK (coalesce(least("retention_policies"."keep_last", "retention_policies"."keep_hourly", "retention_policies"."keep_daily", "retention_policies"."keep_weekly", "retention_policies"."keep_monthly", "retention_policies"."keep_yearly"), 0) > 0)
+);
+--> statement-breakpoint
+CREATE TABLE "installations" (
+	"is_only" boolean PRIMARY KEY DEFAULT true NOT NULL,
+	"namespace_id" text NOT NULL,
+	"namespace" text NOT NULL,
+	"recorded_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "installations_one_row" CHECK ("installations"."is_only")
+);
+--> statement-breakpoint
+CREATE TABLE "lost_namespaces" (
+	"namespace_id" text PRIMARY KEY NOT NULL,
+	"given_up_by" text NOT NULL,
+	"given_up_at" timestamp with time zone DEFAULT now() NOT NULL
 );
 --> statement-breakpoint
 ALTER TABLE "backup_disks" ADD CONSTRAINT "backup_disks_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint

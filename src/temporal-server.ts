@@ -1,5 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { NativeConnection } from '@temporalio/worker';
-import type { RunState } from './activities/reconcile.js';
+import type { Database } from './db/database.js';
+import type { Namespace } from './domain/namespace.js';
+import { completed, type RunState } from './domain/orphaned-run.js';
+import { isGrpcNotFound, requireSameNamespace } from './temporal-namespace.js';
 import { searchAttributes } from './workflows/messages.js';
 
 // What a worker asks the Temporal server itself.
@@ -16,14 +20,16 @@ export async function knowsSearchAttributes(connection: NativeConnection, namesp
 
 /**
  * How one run of a workflow stands. One that was reset goes on as another run, with the same ids, and is open as long as that
- * one is. One that the server does not know any more has ended.
+ * one is. One that its namespace no longer knows has ended; any other namespace knows none of our runs.
+ * @throws BackupError WrongNamespace, NamespaceNotFound when the server behind the connection has been replaced
  */
 export async function describeRun(
   connection: NativeConnection,
-  namespace: string,
+  { db, namespace: ours }: { db: Database; namespace: Namespace },
   workflowId: string,
   runId: string,
 ): Promise<RunState> {
+  const namespace = ours.name;
   const describe = async (execution: Execution) => {
     const request = { namespace, execution };
     const { workflowExecutionInfo: info } = await connection.workflowService.describeWorkflowExecution(request);
@@ -41,8 +47,10 @@ export async function describeRun(
     const isReset = mayGoOn && (await haveSameBeginning(connection, namespace, ...runs));
     return isReset ? { isOpen: true, state: `reset, goes on as ${latest.runId}` } : { isOpen: false, state: closed };
   } catch (error) {
-    if (isGrpcNotFound(error)) return { isOpen: false, state: 'not known to the Temporal server any more' };
-    throw error;
+    if (!isGrpcNotFound(error)) throw error;
+    // Looked at after the answer: a server that was replaced in between is noticed.
+    await requireSameNamespace(db, connection, ours);
+    return { isOpen: false, state: 'no longer known to the Temporal server' };
   }
 }
 
@@ -72,32 +80,51 @@ async function haveSameBeginning(
   return first !== undefined && first === second;
 }
 
-/** A poll that brings nothing is renewed after 60 s: whoever has not asked for this long does not run any more. */
-const pollerAbsentAfterMs = 90_000;
+/** Long enough to be sure: a worker's poll that brings nothing ends and is renewed after 60 s. */
+const watchPollersMs = 75_000;
+const lookAtPollersEveryMs = 3_000;
 
-/** The workers that take activities from a queue now, or did a moment ago, by the identity that the server shows. */
-export async function listPollers(connection: NativeConnection, namespace: string, name: string): Promise<string[]> {
-  const activities = 2; // TaskQueueType, whose enum is not part of the SDK's own packages
+/**
+ * Watches who takes activities from a queue, and returns the first one that is seen to ask for work, by the identity that the
+ * server shows; undefined when none does for longer than a poll lasts. Compares the server's answers with each other: this
+ * machine's clock may be wrong.
+ */
+export async function findActivePoller(
+  connection: NativeConnection,
+  namespace: string,
+  queue: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const first = await listPollers(connection, namespace, queue);
+  for (let watchedMs = 0; watchedMs < watchPollersMs; watchedMs += lookAtPollersEveryMs) {
+    await delay(lookAtPollersEveryMs, undefined, { signal });
+    const latest = await listPollers(connection, namespace, queue);
+    for (const [identity, lastAccess] of latest) if (first.get(identity) !== lastAccess) return identity;
+  }
+  return undefined;
+}
+
+/** The workers that asked for activities of a queue in the last minutes, each with the server's time of its last poll. */
+async function listPollers(
+  connection: NativeConnection,
+  namespace: string,
+  queue: string,
+): Promise<Map<string, string>> {
   const { pollers } = await connection.workflowService.describeTaskQueue({
     namespace,
-    taskQueue: { name },
-    taskQueueType: activities,
+    taskQueue: { name: queue },
+    taskQueueType: 2, // ACTIVITY of TaskQueueType, whose enum is not part of the SDK's own packages
   });
-  const since = Date.now() - pollerAbsentAfterMs;
-  const recent = (pollers ?? []).filter(({ lastAccessTime: at }) => (at?.seconds?.toNumber() ?? 0) * 1000 >= since);
-  return recent.map(({ identity }) => identity ?? 'unnamed');
+  const timeOf = ({ lastAccessTime: at }: NonNullable<typeof pollers>[number]) => `${String(at?.seconds)} ${at?.nanos}`;
+  return new Map((pollers ?? []).map((poller) => [poller.identity ?? 'unnamed', timeOf(poller)]));
 }
 
 /** Of WorkflowExecutionStatus, whose enum is not part of the SDK's own packages. Any other is open: running, or paused. */
 const closedStates: Record<number, string> = {
-  2: 'completed',
+  2: completed,
   3: 'failed',
   4: 'cancelled',
   5: 'terminated',
   6: 'continued as new',
   7: 'timed out',
 };
-
-function isGrpcNotFound(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 5;
-}

@@ -30,12 +30,15 @@ import { claimHost, isClaimedElsewhere } from './db/hosts.js';
 import { requireMigrated } from './db/migrate.js';
 import { BackupError } from './domain/errors.js';
 import { messageOf } from './domain/message-of.js';
+import type { Namespace } from './domain/namespace.js';
 import { startLog } from './log.js';
 import { readMachineId } from './process/machine-id.js';
 import { requirePrivateDirectory } from './process/private-directory.js';
 import { requireTools } from './process/tools.js';
 import { createSource } from './sources/connect.js';
-import { describeRun, knowsSearchAttributes, listPollers } from './temporal-server.js';
+import { openInstallation } from './temporal-namespace.js';
+import { describeRun, findActivePoller, knowsSearchAttributes } from './temporal-server.js';
+import { watchInstallation } from './worker-watch.js';
 import { controlQueue, copyQueue, mainQueue } from './workflows/messages.js';
 
 /** `workflows`: the procedure and the database steps, on any machine. `host`: copies and short steps of this machine. */
@@ -44,15 +47,30 @@ export type WorkerRole = 'workflows' | 'host';
 /** Short steps at a time. Enough that a probe or a clean-up never waits, whatever the copies do. */
 const controlSlots = 20;
 
+export interface RunOptions extends WorkerSeams {
+  only?: WorkerRole;
+  /** This machine replaces the one that had the host's name. */
+  takeOver?: boolean;
+  signal: AbortSignal;
+  /** Called when the workers begin to poll. */
+  onStarted?: () => void;
+}
+
+/** What a test puts into a worker from outside. */
+export interface WorkerSeams {
+  /** Around every activity, outside of our own. */
+  activityInterceptors?: ActivityInterceptorsFactory[];
+  /** Workflow code that was bundled before. Default: what the build made, or else it is bundled now. */
+  workflowBundle?: { codePath: string };
+}
+
 /**
- * Runs the workers of this process until the signal is aborted: then copies stop, and go on from a clean file where a worker
- * takes them up again.
+ * Runs the workers of this process until the signal is aborted: then copies stop, and start over from a clean file where a
+ * worker takes them up again.
  * @throws BackupError when the configuration, the database, the tools or the Temporal server are not fit for it
  */
-export async function runWorker(
-  config: Config,
-  { only, takeOver = false, signal }: { only?: WorkerRole; takeOver?: boolean; signal: AbortSignal },
-): Promise<void> {
+export async function runWorker(config: Config, options: RunOptions): Promise<void> {
+  const { only } = options;
   const log = startLog(config.logLevel);
   if (only !== 'workflows') await requireTools();
   const database = openDatabase(config.database.pool, (error) =>
@@ -62,12 +80,16 @@ export async function runWorker(
     await requireMigrated(database.pool).catch((error: unknown) => {
       throw describeDatabaseFailure(error, config.database.address) ?? error;
     });
-    const { connection, namespace } = await connectWorker((options) => NativeConnection.connect(options));
+    const { connection, ...where } = await connectWorker((found) => NativeConnection.connect(found));
     try {
-      const connections = { db: database.db, connection, namespace, only };
-      if (only !== 'workflows') await prepareHost(config, connections, log, { takeOver, signal });
+      const namespace = await openInstallation(database.db, connection, {
+        name: where.namespace,
+        address: where.address,
+      });
+      const connections = { ...options, db: database.db, connection, namespace };
+      if (only !== 'workflows') await prepareHost(config, connections, log, options);
       const workers = await createWorkers(config, connections);
-      await runUntil(workers, signal, log, config);
+      await runUntil(workers, connections, { config, log, ...options });
     } finally {
       await connection.close();
     }
@@ -81,57 +103,69 @@ async function prepareHost(
   config: Config,
   connections: WorkerConnections,
   log: Logger,
-  { takeOver, signal }: { takeOver: boolean; signal: AbortSignal },
+  { takeOver = false, signal }: Pick<RunOptions, 'takeOver' | 'signal'>,
 ): Promise<void> {
   await requirePrivateDirectory(config.runDir);
   const dependencies = hostDependencies(config, connections);
   const { db, host, machineId } = dependencies;
   const claim = { host, machineId };
-  if (takeOver && (await isClaimedElsewhere(db, claim))) await requireNoWorker(connections, host);
+  if (takeOver && (await isClaimedElsewhere(db, claim))) await requireNoWorker(connections, host, signal);
   const left = await claimHost(db, claim, { takeOver });
   if (left)
     log.warn({ host, machineId, left }, 'took over the host; what still runs on the other machine is not stopped');
   await reconcileBeforeStart(dependencies, signal, (orphan, error) => {
-    if (error === undefined) log.info(orphan, 'cleaned up after a run that had ended');
+    if (orphan.leftBecause !== undefined) log.warn(orphan, 'left alone what a run did not clean up');
+    else if (error === undefined) log.info(orphan, 'cleaned up after a run that had ended');
     else log.warn({ ...orphan, error: messageOf(error) }, 'could not clean up yet; the reconcile schedule tries again');
   });
 }
 
-/** A machine that is said to be gone has no worker. @throws BackupError WrongHost */
-async function requireNoWorker({ connection, namespace }: WorkerConnections, host: string): Promise<void> {
-  const [poller] = await listPollers(connection, namespace, controlQueue(host));
+/** A machine that is said to be gone has no worker. Takes longer than a minute. @throws BackupError WrongHost */
+async function requireNoWorker(
+  { connection, namespace }: WorkerConnections,
+  host: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const poller = await findActivePoller(connection, namespace.name, controlQueue(host), signal);
   if (poller === undefined) return;
   throw new BackupError(
     'WrongHost',
-    `Expected no worker of host '${host}' any more, since this machine is to take it over, found that '${poller}' asks for work, or did within the last 90 s; stop it, and try again after that time`,
+    `cannot take over host '${host}': worker '${poller}' still asks for its work; stop that worker, then try again`,
   );
 }
 
-async function runUntil(workers: readonly Worker[], signal: AbortSignal, log: Logger, config: Config): Promise<void> {
+/** Runs the workers until the signal is aborted, or until one of them, or the watch over the installation, fails. */
+async function runUntil(
+  workers: readonly Worker[],
+  { db, connection, namespace, only }: WorkerConnections,
+  { config, log, signal, onStarted }: { config: Config; log: Logger } & Pick<RunOptions, 'signal' | 'onStarted'>,
+): Promise<void> {
+  const failed = new AbortController();
+  const ending = AbortSignal.any([signal, failed.signal]);
   const shutDown = () => {
     for (const worker of workers) if (worker.getState() === 'RUNNING') worker.shutdown();
   };
-  signal.addEventListener('abort', shutDown, { once: true });
-  try {
-    const runs = workers.map((worker) => worker.run());
-    log.info({ host: config.host, queues: workers.map(({ options }) => options.taskQueue) }, 'worker started');
-    if (signal.aborted) shutDown();
-    await Promise.all(runs.map((run) => run.finally(shutDown))); // one that fails takes the others with it
-    log.info({ host: config.host }, 'worker stopped');
-  } finally {
-    signal.removeEventListener('abort', shutDown);
-  }
+  ending.addEventListener('abort', shutDown, { once: true });
+  const runs = workers.map((worker) => worker.run());
+  const queues = workers.map(({ options }) => options.taskQueue);
+  log.info({ host: config.host, queues, namespace: namespace.name, namespaceId: namespace.id }, 'worker started');
+  onStarted?.();
+  if (ending.aborted) shutDown();
+  const host = only === 'workflows' ? undefined : config.host;
+  const watch = watchInstallation({ db, connection, namespace, host }, config, { log, signal: ending });
+  // One that ends takes the others with it, and all are waited for: they use the same connections.
+  const ends = await Promise.allSettled([...runs, watch].map((end) => end.finally(() => failed.abort())));
+  const failure = ends.find((end) => end.status === 'rejected');
+  if (failure) throw failure.reason;
+  log.info({ host: config.host }, 'worker stopped');
 }
 
-export interface WorkerConnections {
+export interface WorkerConnections extends WorkerSeams {
   db: Database;
   connection: NativeConnection;
-  namespace: string;
+  /** The one that this database belongs to. */
+  namespace: Namespace;
   only?: WorkerRole | undefined;
-  /** Around every activity, outside of our own. */
-  activityInterceptors?: ActivityInterceptorsFactory[];
-  /** Workflow code that was bundled before; default: what the build made, else bundled anew. */
-  workflowBundle?: { codePath: string };
 }
 
 /** Makes the workers of this process, without running them: one per task queue. */
@@ -142,7 +176,7 @@ export async function createWorkers(
   const workflowOptions = workflowBundle ? { workflowBundle } : workflowCode();
   const common = {
     connection,
-    namespace,
+    namespace: namespace.name,
     identity: `backupvm@${config.host}`,
     // A deploy must not wait for copies of hours: they are told to stop after 5 s, and 60 s is ample for them to do so.
     shutdownGraceTime: '5 seconds',
@@ -154,10 +188,10 @@ export async function createWorkers(
   } satisfies Partial<WorkerOptions>;
   const workers: Worker[] = [];
   if (only !== 'host') {
-    const hasSearchAttributes = () => knowsSearchAttributes(connection, namespace);
+    const hasSearchAttributes = () => knowsSearchAttributes(connection, namespace.name);
     const activities = {
-      ...createJobActivities({ db, hasSearchAttributes }),
-      ...createChainLeaseActivities({ db }),
+      ...createJobActivities({ db, namespace, hasSearchAttributes }),
+      ...createChainLeaseActivities({ db, namespace }),
       ...createRestoreLookUpActivities({ db }),
       ...createDeletionPlanActivities({ db }),
       ...createPruneActivities({ db }),
@@ -230,7 +264,8 @@ export function hostDependencies(
     restoreDirs,
     stallTimeoutMs,
     createSource: (hypervisor) => createSource(hypervisor, scratchDir),
-    describeRun: (workflowId, runId) => describeRun(connection, namespace, workflowId, runId),
+    namespace,
+    describeRun: (workflowId, runId) => describeRun(connection, { db, namespace }, workflowId, runId),
   };
 }
 

@@ -7,6 +7,7 @@ import { closeJob, insertJob, type InsertedJob } from '../db/jobs.js';
 import { chooseRepository } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { exportName } from '../domain/names.js';
+import type { Namespace } from '../domain/namespace.js';
 import type { ContextFacts } from '../domain/plan.js';
 
 /** Where a backup reads from and writes to. */
@@ -22,11 +23,13 @@ export interface Targets {
 
 export interface JobDependencies {
   db: Database;
+  /** The one whose runs this worker takes. */
+  namespace: Namespace;
   hasSearchAttributes: () => Promise<boolean>;
 }
 
 /** The steps that need the database only. Each may run twice. */
-export function createJobActivities({ db, hasSearchAttributes }: JobDependencies) {
+export function createJobActivities({ db, namespace, hasSearchAttributes }: JobDependencies) {
   return {
     /** Finds the registered hypervisor and repository that the input means. */
     async lookUpTargets(input: { hypervisor?: string; repository?: string }): Promise<Targets> {
@@ -68,7 +71,7 @@ export function createJobActivities({ db, hasSearchAttributes }: JobDependencies
       parentIds: string[];
     }): Promise<InsertedJob> {
       const { jobId, parentIds, ...job } = input;
-      return insertJob(db, { id: jobId, ...job }, parentIds);
+      return insertJob(db, { id: jobId, ...job, namespace }, parentIds);
     },
 
     /** Leases a port for one disk, before anything listens on it. @returns null when all are leased */

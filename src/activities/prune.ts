@@ -1,4 +1,4 @@
-import type { Database } from '../db/database.js';
+import { databaseTime, type Database } from '../db/database.js';
 import { listPolicies, requireOneVM } from '../db/policies.js';
 import { chooseRepository } from '../db/repositories.js';
 import { listRetentionPoints } from '../db/retention-points.js';
@@ -25,7 +25,7 @@ export function createPruneActivities({ db }: { db: Database }) {
 
     /** Decides which restore points of a context stay. Here and not in the workflow: time zones change with the machine's data. */
     async decidePrune(input: { contextId: string; policy: RetentionPolicy }): Promise<PrunedPoint[]> {
-      const points = await listRetentionPoints(db, input.contextId, new Date());
+      const points = await listRetentionPoints(db, input.contextId, await databaseTime(db));
       return decideRetention(points, input.policy).map(({ id, time, keep, rule, reason }) => ({
         ...{ id, time: time.toISOString(), decision: keep ? 'keep' : 'remove', rule, reason },
       }));

@@ -29,6 +29,8 @@ export interface Temporal {
   client: Client;
   connection: Connection;
   namespace: string;
+  /** Of the server, for messages. */
+  address: string;
 }
 
 /**

@@ -2,13 +2,18 @@ import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Option, type Command } from 'commander';
-import { readConfig } from '../config/config.js';
+import { readConfig, type Config } from '../config/config.js';
+import { openDatabase } from '../db/database.js';
+import { giveUpNamespace } from '../db/installations.js';
 import { BackupError } from '../domain/errors.js';
 import { messageOf } from '../domain/message-of.js';
 import { listenBriefly } from '../embedded/port.js';
 import { startEmbeddedPostgres } from '../embedded/postgres.js';
 import { findTemporalCLI, startTemporalServer } from '../embedded/temporal.js';
+import { describeNamespace } from '../temporal-namespace.js';
 import { addCommand, parseCount } from './command.js';
+import { withTemporal } from './connect.js';
+import { givenUpBy } from './lose-namespace.js';
 import { searchAttributeTypes } from './search-attributes.js';
 import { applyMigrations } from './setup.js';
 import { print, printProgress, type CommonOptions, type Terminal } from './terminal.js';
@@ -19,6 +24,7 @@ interface DevOptions extends CommonOptions {
   postgresPort: number;
   temporalPort: number;
   uiPort: number;
+  lostNamespace?: string;
 }
 
 const namespace = 'default'; // so that the Temporal CLI finds it without being told
@@ -42,6 +48,7 @@ export function addDevCommand(program: Command, terminal: Terminal): void {
     .addOption(port('--postgres-port <port>', 'port of the embedded Postgres', 15_432))
     .addOption(port('--temporal-port <port>', 'port of the embedded Temporal server', 7233))
     .addOption(port('--ui-port <port>', "port of Temporal's Web UI", 8233))
+    .option('--lost-namespace <id>', 'carry on without the Temporal data of this folder, which are lost')
     .action(async (options: DevOptions) => runDev(terminal, options));
 }
 
@@ -111,12 +118,11 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
           'Ctrl-C stops all of it',
         ].join('\n'),
       });
+      if (options.lostNamespace !== undefined) await giveUpNamespaceOf(config, options.lostNamespace);
       const { runWorker } = await import('../worker.js'); // reads the settings above
-      // Taken over where the folder came from another machine: whoever runs this database is the host that it tells of.
-      await runUntilInterrupted(signal, (ending) => runWorker(config, { takeOver: true, signal: ending }), {
-        Postgres: postgres.ended,
-        Temporal: temporal.ended,
-      });
+      // Taken over where the folder came from another machine: whoever runs this database is the host that it records.
+      const work = (ending: AbortSignal) => runWorker(config, { takeOver: true, signal: ending }).catch(withWayOut);
+      await runUntilInterrupted(signal, work, { Postgres: postgres.ended, Temporal: temporal.ended });
     } finally {
       await temporal.stop();
     }
@@ -134,6 +140,29 @@ async function chooseRestoreDirs(env: Terminal['env'], dataDir: string, asked: s
   await mkdir(own, { recursive: true });
   await chmod(own, 0o711); // whatever the umask is
   return own;
+}
+
+async function giveUpNamespaceOf(config: Config, lostId: string): Promise<void> {
+  const { db, close } = openDatabase(config.database.pool, () => undefined);
+  try {
+    await withTemporal(async ({ connection, namespace: name, address }) => {
+      const answering = await describeNamespace(connection, { name, address });
+      await giveUpNamespace(db, { lostId, givenUpBy: givenUpBy() }, answering);
+    });
+  } finally {
+    await close();
+  }
+}
+
+/** The servers stop with us, so that no other command could help. */
+function withWayOut(error: unknown): never {
+  if (!(error instanceof BackupError) || error.code !== 'WrongNamespace') throw error;
+  const id = String(error.details?.['recordedId']);
+  throw new BackupError(
+    'WrongNamespace',
+    `${error.message}; 'backupvm dev' has stopped its servers: run 'backupvm dev --lost-namespace ${id}' instead`,
+    { cause: error },
+  );
 }
 
 /** Runs the worker until Ctrl-C, or until one of the servers has ended: then the worker ends, too, and that is a failure. */

@@ -1,18 +1,24 @@
 import { randomUUID } from 'node:crypto';
 import type { Command } from 'commander';
-import { readConfig } from '../config/config.js';
+import type { Database } from '../db/database.js';
+import { findInstallation } from '../db/installations.js';
 import { formatBytes } from '../domain/format-bytes.js';
+import { wrongNamespace } from '../domain/namespace.js';
 import type { ReconcileHostResult } from '../workflows/reconcile-host.js';
 import { mainQueue } from '../workflows/messages.js';
 import { addCommand } from './command.js';
-import { withTemporal } from './connect.js';
+import { describeNamespace } from '../temporal-namespace.js';
+import { withDatabase, withTemporal, type Temporal } from './connect.js';
 import { describeWorkflowFailure } from './failure.js';
 import { formatTable, printable, shortId } from './format.js';
+import { loseNamespace } from './lose-namespace.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 
 interface ReconcileOptions extends CommonOptions {
   host?: string;
   dryRun?: true;
+  lostNamespace?: string;
+  yes?: true;
 }
 
 export function addReconcileCommand(program: Command, terminal: Terminal): void {
@@ -24,27 +30,47 @@ export function addReconcileCommand(program: Command, terminal: Terminal): void 
   )
     .option('--host <host>', 'whose backups (default: this machine)')
     .option('--dry-run', 'only say what it would do, and why')
+    .option(
+      '--lost-namespace <id>',
+      'give up a Temporal namespace that is gone for good, and clean up after all its runs',
+    )
+    .option('--yes', 'required to give up a namespace: nobody is asked')
     .action(async (options: ReconcileOptions) => {
-      const host = options.host ?? readConfig(terminal.env).host;
-      const workflowId = `reconcile/${host}/${randomUUID()}`; // beside the schedule's: both are safe at any time
-      const result = await withTemporal(async ({ client }) => {
-        try {
-          return (await client.workflow.execute('ReconcileHost', {
-            taskQueue: mainQueue,
-            workflowId,
-            args: [{ host, dryRun: options.dryRun === true, survey: true }],
-          })) as ReconcileHostResult;
-        } catch (error) {
-          throw describeWorkflowFailure(error, workflowId, 'the next one does what is left');
-        }
-      });
+      if (options.lostNamespace !== undefined) return loseNamespace(terminal, options.lostNamespace, options);
+      const result = await withDatabase(terminal, (db, config) =>
+        withTemporal((temporal) => reconcile(db, temporal, options.host ?? config.host, options)),
+      );
       print(terminal, options, { document: result, text: describe(result, hasColours(terminal)) });
     });
 }
 
+/** In the namespace that the database belongs to: in another one no worker takes it. @throws BackupError WrongNamespace */
+async function reconcile(
+  db: Database,
+  { client, connection, namespace, address }: Temporal,
+  host: string,
+  { dryRun }: ReconcileOptions,
+): Promise<ReconcileHostResult> {
+  const [found, recorded] = [
+    await describeNamespace(connection, { name: namespace, address }),
+    await findInstallation(db),
+  ];
+  if (recorded && recorded.namespaceId !== found.id) throw wrongNamespace(recorded, found);
+  const workflowId = `reconcile/${host}/${randomUUID()}`; // next to the schedule's: both are safe at any time
+  try {
+    return (await client.workflow.execute('ReconcileHost', {
+      taskQueue: mainQueue,
+      workflowId,
+      args: [{ host, dryRun: dryRun === true, survey: true }],
+    })) as ReconcileHostResult;
+  } catch (error) {
+    throw describeWorkflowFailure(error, workflowId, 'the next one does what is left');
+  }
+}
+
 function describe(result: ReconcileHostResult, colours: boolean): string {
-  const { host, orphans, orphanedLeases, problems } = result;
-  const found = listFound(result);
+  const { host, orphans, orphanedLeases, leftAlone, problems } = result;
+  const found = [...listLeftAlone(leftAlone), ...listFound(result)];
   const foundTable = formatTable(['FOUND, LEFT ALONE', 'WHERE', 'WHY'], found, { colours });
   return [
     orphans.length + orphanedLeases.length === 0
@@ -69,6 +95,13 @@ function orphanTable({ orphans, orphanedLeases }: ReconcileHostResult, colours: 
     outcome,
   ]);
   return formatTable(['VM', 'WHAT', 'WORKFLOW', 'ITS RUN', 'PORTS', 'OUTCOME'], rows, { colours });
+}
+
+function listLeftAlone(leftAlone: ReconcileHostResult['leftAlone']): string[][] {
+  return leftAlone.map((left) => {
+    const what = 'jobId' in left ? `backup ${shortId(left.jobId)}` : `${left.purpose} ${shortId(left.leaseId)}`;
+    return [`${what} of ${left.vm}`, `workflow ${left.workflowId}`, left.leftBecause ?? ''];
+  });
 }
 
 function listFound({ unknownExports, unknownFiles, changedFiles }: ReconcileHostResult): string[][] {

@@ -1,12 +1,11 @@
 import type { Command } from 'commander';
 import { readConfig, type Config } from '../config/config.js';
 import { describeDatabaseFailure, openDatabase } from '../db/database.js';
-import { listHypervisors } from '../db/hypervisors.js';
 import { migrateDatabase } from '../db/migrate.js';
-import { listRepositories } from '../db/repositories.js';
 import { addCommand } from './command.js';
-import { withTemporal } from './connect.js';
-import { ensureReconcileSchedule } from './reconcile-schedule.js';
+import type { Namespace } from '../domain/namespace.js';
+import { openInstallation } from '../temporal-namespace.js';
+import { withTemporal, type Temporal } from './connect.js';
 import { createSearchAttributes } from './search-attributes.js';
 import { print, printProgress, type CommonOptions, type Terminal } from './terminal.js';
 
@@ -19,36 +18,36 @@ export function addSetupCommand(program: Command, terminal: Terminal): void {
       const found = migrations === 0 ? 'is up to date' : `brought up to date by ${migrations} migration(s)`;
       printProgress(terminal, options, `Database ${address}: ${found}`);
 
-      const hosts = await listHosts(config);
-      const { namespace, created, warnings, schedules } = await withTemporal(
-        async ({ client, connection, namespace }) => ({
-          namespace,
-          ...(await createSearchAttributes(connection, namespace)),
-          schedules: await Promise.all(hosts.map((host) => ensureReconcileSchedule(client, host))),
-        }),
-      );
+      const { namespace, created, warnings } = await withTemporal(async (temporal) => ({
+        namespace: await claimNamespace(config, temporal),
+        ...(await createSearchAttributes(temporal.connection, temporal.namespace)),
+      }));
       const attributes = created.length > 0 ? `created ${created.join(', ')}` : 'nothing to create';
       print(terminal, options, {
         document: {
           database: { address, migrationsApplied: migrations },
-          temporal: { namespace, searchAttributesCreated: created, warnings, schedules },
+          temporal: {
+            namespace: namespace.name,
+            namespaceId: namespace.id,
+            searchAttributesCreated: created,
+            warnings,
+          },
         },
         text: [
-          ...(warnings.length > 0 ? [] : [`Temporal namespace '${namespace}', search attributes: ${attributes}`]),
+          `Temporal namespace '${namespace.name}', id ${namespace.id}: this database belongs to it`,
+          ...(warnings.length > 0 ? [] : [`Search attributes: ${attributes}`]),
           ...warnings.map((warning) => `Warning: ${warning}`),
-          `Schedules, each minute: ${schedules.join(', ')}`,
         ].join('\n'),
       });
     },
   );
 }
 
-/** This host, and all that a hypervisor or repository is registered on. */
-async function listHosts(config: Config): Promise<string[]> {
+/** Ties the database to the namespace, at the first time. @throws BackupError NamespaceNotFound, WrongNamespace */
+async function claimNamespace(config: Config, { connection, namespace, address }: Temporal): Promise<Namespace> {
   const { db, close } = openDatabase(config.database.pool, () => undefined);
   try {
-    const registered = [...(await listHypervisors(db)), ...(await listRepositories(db))].map(({ host }) => host);
-    return [...new Set([config.host, ...registered])];
+    return await openInstallation(db, connection, { name: namespace, address });
   } finally {
     await close();
   }

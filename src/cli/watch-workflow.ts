@@ -109,7 +109,7 @@ function noticeFor(description: Description | null, untakenSince: number | null)
   if (!description) return 'The Temporal server does not answer; still trying';
   if (untakenSince === null) return failedAttempt(description);
   if (Date.now() - untakenSince < patienceMs) return null;
-  return `No worker polls the task queue '${mainQueue}'; start one with 'backupvm worker'`;
+  return `no worker polls task queue '${mainQueue}' of this namespace; check TEMPORAL_NAMESPACE, or start one with 'backupvm worker'`;
 }
 
 /** A step that is tried again says why, while there is time to mend it. */

@@ -23,6 +23,8 @@ export interface Config {
   stallTimeoutMs: number;
   /** Copies at a time on this host. */
   copySlots: number;
+  /** How often this host cleans up after runs that could not, and makes sure that it does. */
+  reconcileIntervalMs: number;
   logLevel: LogLevel;
 }
 
@@ -50,6 +52,8 @@ export function readConfig(env: Environment): Config {
     restoreDirs: readDirectories('BACKUPVM_RESTORE_DIRS', env['BACKUPVM_RESTORE_DIRS'] || '', problems),
     stallTimeoutMs: 1000 * readCount('BACKUPVM_STALL_SECONDS', env['BACKUPVM_STALL_SECONDS'] || '600', problems),
     copySlots: readCount('BACKUPVM_COPY_SLOTS', env['BACKUPVM_COPY_SLOTS'] || '4', problems),
+    reconcileIntervalMs:
+      1000 * readCount('BACKUPVM_RECONCILE_SECONDS', env['BACKUPVM_RECONCILE_SECONDS'] || '300', problems),
     logLevel: readLogLevel(env['BACKUPVM_LOG_LEVEL'] || 'info', problems),
   };
   if (!/^[A-Za-z0-9._-]{1,100}$/.test(config.host)) {

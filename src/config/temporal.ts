@@ -6,12 +6,21 @@ import { messageOf } from '../domain/message-of.js';
 
 // The connection's settings come from TEMPORAL_* and the profile file, exactly as for the `temporal` CLI.
 
+/** Of the SDK. */
+const defaultAddress = 'localhost:7233';
+
 /** A client for commands. @throws BackupError TemporalUnreachable, InvalidConfiguration */
-export async function connectClient(): Promise<{ client: Client; connection: Connection; namespace: string }> {
+export async function connectClient(): Promise<{
+  client: Client;
+  connection: Connection;
+  namespace: string;
+  address: string;
+}> {
   const { connectionOptions, namespace = 'default' } = readSettings();
+  const address = connectionOptions.address ?? defaultAddress;
   const options = { ...connectionOptions, connectTimeout: '10s' as const };
   const connection = await orUnreachable(options.address, () => Connection.connect(options));
-  return { client: new Client({ connection, namespace }), connection, namespace };
+  return { client: new Client({ connection, namespace }), connection, namespace, address };
 }
 
 /**
@@ -20,10 +29,10 @@ export async function connectClient(): Promise<{ client: Client; connection: Con
  */
 export async function connectWorker(
   connect: (options: NativeConnectionOptions) => Promise<NativeConnection>,
-): Promise<{ connection: NativeConnection; namespace: string }> {
+): Promise<{ connection: NativeConnection; namespace: string; address: string }> {
   const { connectionOptions, namespace = 'default' } = readSettings();
   const connection = await orUnreachable(connectionOptions.address, () => connect(connectionOptions));
-  return { connection, namespace };
+  return { connection, namespace, address: connectionOptions.address ?? defaultAddress };
 }
 
 function readSettings() {
@@ -47,7 +56,7 @@ async function orUnreachable<T>(address: string | undefined, connect: () => Prom
   } catch (error) {
     throw new BackupError(
       'TemporalUnreachable',
-      `Expected a Temporal server at ${address ?? 'localhost:7233'}, could not reach it: ${messageOf(error)}; check TEMPORAL_ADDRESS, and that the server runs`,
+      `Expected a Temporal server at ${address ?? defaultAddress}, could not reach it: ${messageOf(error)}; check TEMPORAL_ADDRESS, and that the server runs`,
       { cause: error },
     );
   }

@@ -1,7 +1,10 @@
-import { and, eq, inArray, or } from 'drizzle-orm';
+import { and, eq, inArray, or, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
+import type { Namespace } from '../domain/namespace.js';
+import type { RunRow } from '../domain/orphaned-run.js';
 import { chainLeases } from './chain-schema.js';
 import type { Database, Queryable } from './database.js';
+import { isGivenUp, requireInstallation } from './installations.js';
 import { backupJobs, repositories, vmBackupContexts } from './schema.js';
 
 export type ChainLease = typeof chainLeases.$inferSelect;
@@ -16,17 +19,22 @@ export interface ChainHolder {
 /**
  * Leases the restore points of a context, so that nobody changes them while others read. Safe to repeat with the same id.
  * @returns those that have to end first; none when the lease was given
- * @throws BackupError ContextNotFound
+ * @throws BackupError ContextNotFound; WrongNamespace when the database belongs to another namespace
  */
-export async function acquireChainLease(db: Database, lease: NewChainLease): Promise<ChainHolder[]> {
+export async function acquireChainLease(
+  db: Database,
+  lease: NewChainLease,
+  namespace: Namespace,
+): Promise<ChainHolder[]> {
   return db.transaction(async (tx) => {
     await lockContext(tx, lease.contextId);
+    await requireInstallation(tx, namespace);
     const leases = await tx.select().from(chainLeases).where(eq(chainLeases.contextId, lease.contextId));
     if (leases.some(({ id }) => id === lease.id)) return [];
     const holders: ChainHolder[] = leases.filter(({ mode }) => mode === 'exclusive' || lease.mode === 'exclusive');
     if (lease.mode === 'exclusive') holders.push(...(await runningBackups(tx, lease.contextId)));
     if (holders.length > 0) return holders.map(({ purpose, workflowId }) => ({ purpose, workflowId }));
-    await tx.insert(chainLeases).values(lease);
+    await tx.insert(chainLeases).values({ ...lease, namespaceId: namespace.id });
     return [];
   });
 }
@@ -86,7 +94,7 @@ export async function recordLeaseTrouble(db: Queryable, id: string, error: strin
   await db.update(chainLeases).set({ cleanUpError: error }).where(eq(chainLeases.id, id));
 }
 
-export interface OpenLease {
+export interface OpenLease extends RunRow {
   id: string;
   vm: string;
   purpose: ChainLease['purpose'];
@@ -94,14 +102,18 @@ export interface OpenLease {
   runId: string;
 }
 
-/** The leases on restore points that lie on this host. */
+/** The leases on restore points that lie on this host. Those whose clean-up failed before come last. */
 export async function listChainLeases(db: Queryable, host: string): Promise<OpenLease[]> {
-  const { id, purpose, workflowId, runId } = chainLeases;
+  const { id, purpose, workflowId, runId, namespaceId } = chainLeases;
   return db
-    .select({ id, vm: vmBackupContexts.vmName, purpose, workflowId, runId })
+    .select({
+      ...{ id, vm: vmBackupContexts.vmName, purpose, workflowId, runId },
+      // A lease goes with the last act of its run, so a run that completed has none.
+      ...{ namespaceId, isGivenUp: isGivenUp(namespaceId), isComplete: sql<boolean>`false` },
+    })
     .from(chainLeases)
     .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, chainLeases.contextId))
     .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId))
     .where(eq(repositories.host, host))
-    .orderBy(chainLeases.acquiredAt);
+    .orderBy(sql`${chainLeases.cleanUpError} is not null`, chainLeases.acquiredAt);
 }

@@ -39,6 +39,8 @@ export const chainLeases = pgTable(
     purpose: text('purpose', { enum: ['restore', 'verify', 'delete', 'prune'] }).notNull(),
     workflowId: text('workflow_id').notNull(),
     runId: text('run_id').notNull(),
+    /** The Temporal namespace whose run this is, by the server's id. */
+    namespaceId: text('namespace_id').notNull(),
     /** The context itself goes when its restore points are gone. Set together with their tombstones. */
     deletesContext: boolean('deletes_context').notNull().default(false),
     /** What kept the last try of the clean-up from being done. */

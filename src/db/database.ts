@@ -1,3 +1,4 @@
+import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import { BackupError } from '../domain/errors.js';
@@ -25,6 +26,15 @@ export function openDatabase(config: pg.PoolConfig, onError: (error: Error) => v
   // The pool hears of idle connections only. Whoever uses this one learns of its end by the query: unheard, it ends the process.
   pool.on('connect', (client) => client.on('error', () => undefined));
   return { db: drizzle(pool, { schema }), pool, close: () => pool.end() };
+}
+
+/** The time of Postgres: no worker's clock decides what may be deleted. */
+export async function databaseTime(db: Queryable): Promise<Date> {
+  const { rows } = await db.execute<{ ms: number }>(
+    sql`select (extract(epoch from clock_timestamp()) * 1000)::float8 as ms`,
+  );
+  const [{ ms } = { ms: NaN }] = rows;
+  return new Date(ms);
 }
 
 /** The Postgres error behind a query's failure, if it is one. */

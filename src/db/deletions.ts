@@ -3,7 +3,7 @@ import { alias } from 'drizzle-orm/pg-core';
 import { planDeletion, type ChainDisk, type DeletionPlan, type Descendants } from '../domain/deletion.js';
 import { requireUnprotected } from '../domain/protection.js';
 import { chainLeases, merges } from './chain-schema.js';
-import type { Database, Queryable } from './database.js';
+import { databaseTime, type Database, type Queryable } from './database.js';
 import type { Job } from './jobs.js';
 import { lockProtectionFacts, protectionFacts } from './protection.js';
 import { backupDisks, backupJobs, nbdExports, vmBackupContexts } from './schema.js';
@@ -18,7 +18,7 @@ export interface DeletionRequest {
 /** What the deletion takes, if it may be done at all. Changes nothing. @throws BackupError HasDescendants, Protected */
 export async function lookUpPlan(db: Queryable, request: DeletionRequest): Promise<DeletionPlan> {
   const plan = planDeletion(await listChainDisks(db, request.contextId), request.jobIds, request.descendants);
-  requireUnprotected(await protectionFacts(db, request.contextId), plan.jobIds, new Date());
+  requireUnprotected(await protectionFacts(db, request.contextId), plan.jobIds, await databaseTime(db));
   return plan;
 }
 
@@ -43,7 +43,7 @@ export async function tombstonePoints(
 ): Promise<void> {
   const { id: leaseId, contextId, deletesContext } = lease;
   await db.transaction(async (tx) => {
-    requireUnprotected(await lockProtectionFacts(tx, contextId), jobIds, new Date());
+    requireUnprotected(await lockProtectionFacts(tx, contextId), jobIds, await databaseTime(tx));
     await tx.update(chainLeases).set({ deletesContext }).where(eq(chainLeases.id, leaseId));
     if (jobIds.length === 0) return;
     await tx

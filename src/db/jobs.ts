@@ -1,9 +1,11 @@
-import { and, desc, eq, exists, inArray, isNotNull, or, sql } from 'drizzle-orm';
+import { and, desc, eq, exists, inArray, isNotNull, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
+import type { Namespace } from '../domain/namespace.js';
 import { exclusiveHolder, lockContext, type ChainHolder } from './chain-leases.js';
 import { inheritDamage } from './damage.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
-import { backupDisks, backupJobs, nbdExports, repositories, vmBackupContexts } from './schema.js';
+import { requireInstallation } from './installations.js';
+import { backupDisks, backupJobs, repositories, vmBackupContexts } from './schema.js';
 
 export type Job = typeof backupJobs.$inferSelect;
 export type JobStatus = Job['status'];
@@ -13,6 +15,7 @@ export interface NewJob {
   contextId: string;
   workflowId: string;
   runId: string;
+  namespace: Namespace;
 }
 
 /**
@@ -30,7 +33,9 @@ export type InsertedJob =
  * disks that the plan builds upon. Safe to repeat with the same id.
  * @throws BackupError BackupAlreadyRunning when the context has another running job, whoever started it
  */
-export async function insertJob(db: Database, job: NewJob, parentIds: readonly string[]): Promise<InsertedJob> {
+export async function insertJob(db: Database, newJob: NewJob, parentIds: readonly string[]): Promise<InsertedJob> {
+  const { namespace, ...run } = newJob;
+  const job = { ...run, namespaceId: namespace.id };
   const pointTime = sql`greatest(
     date_trunc('second', now()),
     (select max(${backupJobs.pointTime}) + interval '1 second' from ${backupJobs} where ${backupJobs.contextId} = ${job.contextId})
@@ -38,6 +43,7 @@ export async function insertJob(db: Database, job: NewJob, parentIds: readonly s
   try {
     return await db.transaction(async (tx) => {
       await lockContext(tx, job.contextId);
+      await requireInstallation(tx, namespace);
       const { rowCount } = await tx.update(backupJobs).set({ runId: job.runId }).where(eq(backupJobs.id, job.id));
       if (rowCount === 1) return { outcome: 'inserted' }; // before, maybe by the run that this one was reset from
       const holder = await exclusiveHolder(tx, job.contextId);
@@ -48,15 +54,18 @@ export async function insertJob(db: Database, job: NewJob, parentIds: readonly s
     });
   } catch (error) {
     if (error instanceof BackupError && error.code === 'ContextNotFound') return { outcome: 'stale' }; // deleted since the plan
-    if (violatesUnique(error, 'backup_jobs_point_time')) return insertJob(db, job, parentIds); // another start, in this very moment
+    if (violatesUnique(error, 'backup_jobs_point_time')) return insertJob(db, newJob, parentIds); // another start, in this very moment
     if (!violatesUnique(error, 'backup_jobs_one_running')) throw error;
     const running = await runningJob(db, job.contextId);
-    if (!running) return insertJob(db, job, parentIds); // it ended between the two statements
-    // One run of a workflow is open at a time, and it is this one.
-    if (running.workflowId === job.workflowId) return { outcome: 'orphaned', jobId: running.id };
+    if (!running) return insertJob(db, newJob, parentIds); // it ended between the two statements
+    // One run of a workflow is open at a time in a namespace, and it is this one.
+    if (running.workflowId === job.workflowId && running.namespaceId === job.namespaceId)
+      return { outcome: 'orphaned', jobId: running.id };
     throw new BackupError(
       'BackupAlreadyRunning',
-      `A backup of this VM to this repository is ${running.status} already: job ${running.id}, workflow '${running.workflowId}'; wait for it, or cancel it`,
+      `A backup of this VM to this repository is ${running.status} already: job ${running.id}, workflow '${running.workflowId}'${
+        running.namespaceId === job.namespaceId ? '' : ` of Temporal namespace ${running.namespaceId}`
+      }; wait for it, or cancel it`,
     );
   }
 }
@@ -179,39 +188,6 @@ export async function sealJob(
       .set({ status: 'complete', finishedAt: sql`now()` })
       .where(eq(backupJobs.id, jobId));
   });
-}
-
-export interface OpenJob {
-  id: string;
-  vm: string;
-  workflowId: string;
-  runId: string;
-  /** Ports that the job still holds. */
-  ports: number[];
-}
-
-/** The jobs of a host that are not closed, whose clean-up is not done, or that still hold a port. */
-export async function listOpenJobs(db: Queryable, host: string): Promise<OpenJob[]> {
-  const ports = sql<
-    number[]
-  >`array(select ${nbdExports.port} from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id} order by 1)`;
-  const { id, workflowId, runId } = backupJobs;
-  return db
-    .select({ id, vm: vmBackupContexts.vmName, workflowId, runId, ports })
-    .from(backupJobs)
-    .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, backupJobs.contextId))
-    .innerJoin(repositories, eq(repositories.id, vmBackupContexts.repositoryId))
-    .where(
-      and(
-        eq(repositories.host, host),
-        or(
-          inArray(backupJobs.status, ['running', 'aborting']),
-          eq(backupJobs.cleanUp, 'pending'),
-          sql`exists (select 1 from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id})`,
-        ),
-      ),
-    )
-    .orderBy(backupJobs.startedAt);
 }
 
 /** A job with the names that people know it by. */

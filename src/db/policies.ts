@@ -1,4 +1,4 @@
-import { and, eq } from 'drizzle-orm';
+import { and, eq, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { keepFields, type RetentionPolicy } from '../domain/retention.js';
 import { retentionPolicies } from './chain-schema.js';
@@ -10,7 +10,7 @@ type PolicyRow = typeof retentionPolicies.$inferSelect;
 /** Stores the policy of one VM in one repository, in place of an earlier one. Safe to repeat. */
 export async function setPolicy(db: Queryable, contextId: string, policy: RetentionPolicy): Promise<void> {
   const counts = Object.fromEntries(keepFields.map((field) => [field, policy[field] ?? null]));
-  const values = { ...counts, timeZone: policy.timeZone, updatedAt: new Date() };
+  const values = { ...counts, timeZone: policy.timeZone, updatedAt: sql`now()` };
   await db
     .insert(retentionPolicies)
     .values({ contextId, ...values })

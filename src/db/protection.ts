@@ -3,7 +3,7 @@ import { alias } from 'drizzle-orm/pg-core';
 import { BackupError } from '../domain/errors.js';
 import { requireLaterEnd, type ProtectionFacts } from '../domain/protection.js';
 import { protectionChanges } from './chain-schema.js';
-import type { Database, Queryable } from './database.js';
+import { databaseTime, type Database, type Queryable } from './database.js';
 import type { Job } from './jobs.js';
 import type { RepositoryRow } from './repositories.js';
 import { backupDisks, backupJobs, repositories, vmBackupContexts } from './schema.js';
@@ -86,7 +86,7 @@ export async function extendPointImmutability(
 ): Promise<Job> {
   return db.transaction(async (tx) => {
     const job = await lockPoint(tx, jobId);
-    requireLaterEnd(`restore point ${jobId}`, job.immutableUntil, immutableUntil, new Date());
+    requireLaterEnd(`restore point ${jobId}`, job.immutableUntil, immutableUntil, await databaseTime(tx));
     await tx.insert(protectionChanges).values({ ...author, jobId, ...endChange(job.immutableUntil, immutableUntil) });
     await tx.update(backupJobs).set({ immutableUntil }).where(eq(backupJobs.id, jobId));
     return { ...job, immutableUntil };
@@ -103,7 +103,7 @@ export async function extendRepositoryImmutability(
   return db.transaction(async (tx) => {
     const [row] = await tx.select().from(repositories).where(eq(repositories.id, repositoryId)).for('update');
     if (!row) throw new BackupError('RepositoryNotFound', `Expected repository ${repositoryId}, found no such row`);
-    requireLaterEnd(`repository '${row.name}'`, row.immutableUntil, immutableUntil, new Date());
+    requireLaterEnd(`repository '${row.name}'`, row.immutableUntil, immutableUntil, await databaseTime(tx));
     const change = endChange(row.immutableUntil, immutableUntil);
     await tx.insert(protectionChanges).values({ ...author, repositoryId, ...change });
     await tx.update(repositories).set({ immutableUntil }).where(eq(repositories.id, repositoryId));

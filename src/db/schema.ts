@@ -94,6 +94,8 @@ export const backupJobs = pgTable(
       .references(() => vmBackupContexts.id, { onDelete: 'cascade' }),
     workflowId: text('workflow_id').notNull(),
     runId: text('run_id').notNull(),
+    /** The Temporal namespace whose run this is, by the server's id; null where a restore point was imported. */
+    namespaceId: text('namespace_id'),
     /**
      * `aborting`: it will not be sealed any more, and its clean-up is not done yet. `deleting`: the tombstone of a restore
      * point whose files are going.
@@ -142,6 +144,7 @@ export const backupJobs = pgTable(
       'backup_jobs_status',
       sql`${t.status} in ('running', 'aborting', 'complete', 'deleting', 'failed', 'cancelled')`,
     ),
+    check('backup_jobs_namespace', sql`${t.namespaceId} is not null or ${t.status} in ('complete', 'deleting')`),
     check('backup_jobs_clean_up', sql`${t.cleanUp} in ('pending', 'done')`),
     check('backup_jobs_consistency', sql`${t.consistency} in ('application', 'filesystem', 'crash')`),
     check('backup_jobs_finished', sql`(${t.status} in ('running', 'aborting')) = (${t.finishedAt} is null)`),

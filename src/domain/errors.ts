@@ -48,12 +48,16 @@ export const errorCodes = {
   CleanUpFailed: { permanent: false, exitCode: 7 },
   SourceFailed: { permanent: false, exitCode: 7 },
   WrongHost: { permanent: true, exitCode: 7 },
+  /** The database belongs to another Temporal namespace than the one that answers. */
+  WrongNamespace: { permanent: true, exitCode: 7 },
   HostNotUp: { permanent: true, exitCode: 8 },
   ToolMissing: { permanent: true, exitCode: 9 },
   ToolTooOld: { permanent: true, exitCode: 9 },
   ToolFailed: { permanent: false, exitCode: 7 },
   DatabaseUnreachable: { permanent: false, exitCode: 8 },
   DatabaseNotMigrated: { permanent: true, exitCode: 8 },
+  /** The Temporal server answers, and does not know the namespace. */
+  NamespaceNotFound: { permanent: true, exitCode: 8 },
   TemporalUnreachable: { permanent: false, exitCode: 8 },
   Cancelled: { permanent: true, exitCode: 10 },
 } as const satisfies Record<string, { permanent: boolean; exitCode: number }>;

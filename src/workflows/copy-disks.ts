@@ -2,7 +2,7 @@ import { CancellationScope, sleep } from '@temporalio/workflow';
 import type { OpenedDisk } from '../activities/snapshots.js';
 import type { TransferCounts } from '../activities/transfers.js';
 import { applicationFailureIn, mayBeRetried } from './failures.js';
-import { inLanes } from './lanes.js';
+import { inLanes, takeTurns, type InTurn } from './lanes.js';
 import type { Report } from './report.js';
 import { cleanUpSteps, compareSteps, copySteps, hostSteps, jobSteps } from './steps.js';
 
@@ -26,11 +26,8 @@ export interface CopyRequest {
 }
 
 interface CopyContext extends CopyRequest {
-  /**
-   * Runs the local activities of all disks one after the other. Two at once end in two activations, but are replayed in one:
-   * then what follows each comes in another order, and the run is stuck after a restart of its worker.
-   */
-  inTurn: <T>(step: () => Promise<T>) => Promise<T>;
+  /** For the local activities of all disks. */
+  inTurn: InTurn;
 }
 
 /** Copies all disks, at most `limit` at a time. When one fails, the others are stopped before this throws. */
@@ -47,15 +44,6 @@ export async function copyDisks(
     ({ key }) => context.report.disk({ key, phase: 'failed' }),
   );
   return copied.sort((a, b) => a.target.localeCompare(b.target));
-}
-
-function takeTurns(): CopyContext['inTurn'] {
-  let last: Promise<unknown> = Promise.resolve();
-  return (step) => {
-    const turn = last.then(step);
-    last = turn.catch(() => undefined);
-    return turn;
-  };
 }
 
 /** Copies one disk, from a clean file as often as it takes. */

@@ -32,3 +32,18 @@ export async function inLanes<Item, Result>(
     return results;
   });
 }
+
+/**
+ * Runs local activities of several lanes one after the other. Two at once end in two activations, but are replayed in one: then
+ * what follows each comes in another order, and the run is stuck after a restart of its worker.
+ */
+export type InTurn = <T>(step: () => Promise<T>) => Promise<T>;
+
+export function takeTurns(): InTurn {
+  let last: Promise<unknown> = Promise.resolve();
+  return (step) => {
+    const turn = last.then(step);
+    last = turn.catch(() => undefined);
+    return turn;
+  };
+}

@@ -13,6 +13,7 @@ import type { FileSurvey, Found, SurveyActivities, UnknownExport } from '../acti
 import { orphanError } from '../domain/orphaned-run.js';
 import { messageOf } from './failures.js';
 import { FinishDeletion } from './finish-deletion.js';
+import { inLanes, takeTurns, type InTurn } from './lanes.js';
 import { controlQueue } from './messages.js';
 import { jobSteps } from './steps.js';
 
@@ -31,6 +32,8 @@ export interface ReconcileHostResult {
   orphans: (OrphanedJob & { outcome: Outcome })[];
   /** Restores, verifications, deletions and prunes that left a lease on restore points, and what became of each. */
   orphanedLeases: (OrphanedLease & { outcome: Outcome })[];
+  /** Of both kinds what nobody may touch yet: a person has to look. `leftBecause` says why. */
+  leftAlone: (OrphanedJob | OrphanedLease)[];
   /** What is there, is not ours to touch, and was left alone. Null where it was not looked for, or `problems` says why not. */
   unknownExports: Found<UnknownExport> | null;
   unknownFiles: FileSurvey['unknownFiles'] | null;
@@ -38,11 +41,15 @@ export interface ReconcileHostResult {
   problems: string[];
 }
 
+type Done = Pick<ReconcileHostResult, 'orphans' | 'orphanedLeases' | 'leftAlone'>;
 type Outcome = 'cleaned up' | 'being finished' | 'left' | `clean-up failed: ${string}`;
 
+/** Clean-ups at a time: one that hangs must not keep the others waiting. Fewer than a host's worker takes short steps. */
+const lanes = 8;
+
 /**
- * Cleans up after the runs of a host that could not do so themselves: terminated, timed out or reset ones, whose workflow code
- * does not run any more. Then says what else it found, and leaves that alone. Safe at any time, and beside any backup.
+ * Cleans up after the runs of a host that could not do so themselves: terminated, timed out or reset ones, whose workflow code no
+ * longer runs. Then says what else it found, and leaves that alone. Safe at any time, and next to any backup.
  */
 export async function ReconcileHost(input: ReconcileHostInput): Promise<ReconcileHostResult> {
   const { host, dryRun = false, survey = false } = input ?? {};
@@ -55,7 +62,7 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
   const options = {
     taskQueue: controlQueue(host),
     startToCloseTimeout: '10 minutes', // every export of a job gets its time to end by itself
-    scheduleToCloseTimeout: '30 minutes', // the schedule comes again: what cannot be done now is done then
+    scheduleToCloseTimeout: '30 minutes', // the schedule runs again: what cannot be done now is done then
     retry: { maximumAttempts: 3 },
   } as const;
   const { findOrphanedJobs, findOrphanedLeases } = proxyActivities<ReconcileActivities>({
@@ -66,27 +73,43 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
     ...options,
     heartbeatTimeout: '30 seconds',
   });
-  const done = { orphans: [], orphanedLeases: [] } as Pick<ReconcileHostResult, 'orphans' | 'orphanedLeases'>;
-  for (const orphan of await findOrphanedJobs()) {
-    done.orphans.push({ ...orphan, outcome: dryRun ? 'left' : await tryToCleanUp(cleanUp, orphan) });
-    setCurrentDetails(describe(done));
-  }
-  for (const orphan of await findOrphanedLeases()) {
+  const done: Done = { orphans: [], orphanedLeases: [], leftAlone: [] };
+  const say = () => setCurrentDetails(describe(done));
+  const inTurn = takeTurns();
+  await eachOf(await findOrphanedJobs(), done, async (orphan) => {
+    done.orphans.push({ ...orphan, outcome: dryRun ? 'left' : await tryToCleanUp(cleanUp, orphan, inTurn) });
+    say();
+  });
+  await eachOf(await findOrphanedLeases(), done, async (orphan) => {
     const outcome = dryRun ? 'left' : await tryToEnd(cleanUpLease, host, orphan);
     done.orphanedLeases.push({ ...orphan, outcome });
-    setCurrentDetails(describe(done));
-  }
+    say();
+  });
   const found = await surveyHost(host, survey);
   setCurrentDetails([describe(done), ...found.problems.map((problem) => `- ${problem}`)].join('\n'));
   return { host, dryRun, ...done, ...found };
 }
 
-function describe({ orphans, orphanedLeases }: Pick<ReconcileHostResult, 'orphans' | 'orphanedLeases'>): string {
+/** Cleans up what may be cleaned up, several at a time, and notes the rest. */
+async function eachOf<Orphan extends OrphanedJob | OrphanedLease>(
+  orphans: readonly Orphan[],
+  { leftAlone }: Done,
+  cleanUp: (orphan: Orphan) => Promise<void>,
+): Promise<void> {
+  leftAlone.push(...orphans.filter(({ leftBecause }) => leftBecause !== undefined));
+  const ours = orphans.filter(({ leftBecause }) => leftBecause === undefined);
+  await inLanes(ours, lanes, cleanUp, () => undefined);
+}
+
+function describe({ orphans, orphanedLeases, leftAlone }: Done): string {
   const jobs = orphans.map(({ vm, jobId, runState, outcome }) => `- ${vm}, job ${jobId}: ${runState}; ${outcome}`);
   const leases = orphanedLeases.map(
     ({ vm, purpose, leaseId, runState, outcome }) => `- ${vm}, ${purpose} ${leaseId}: ${runState}; ${outcome}`,
   );
-  return [...jobs, ...leases].join('\n');
+  const left = leftAlone.map(
+    ({ vm, workflowId, leftBecause }) => `- ${vm}, workflow ${workflowId}: left alone, ${leftBecause}`,
+  );
+  return [...jobs, ...leases, ...left].join('\n');
 }
 
 /** What cannot be looked at now is said, and does not make a failure of the clean-up that is done. */
@@ -126,10 +149,14 @@ async function surveyHost(
   };
 }
 
-function tryToCleanUp(cleanUp: CleanUpActivities['cleanUp'], { jobId, runState }: OrphanedJob): Promise<Outcome> {
+function tryToCleanUp(
+  cleanUp: CleanUpActivities['cleanUp'],
+  { jobId, runState }: OrphanedJob,
+  inTurn: InTurn,
+): Promise<Outcome> {
   return unlessItFails(async () => {
     await cleanUp({ jobId });
-    await jobSteps.closeJob({ jobId, status: 'failed', error: orphanError(runState) });
+    await inTurn(() => jobSteps.closeJob({ jobId, status: 'failed', error: orphanError(runState) }));
   });
 }
 
@@ -151,7 +178,7 @@ async function tryToEnd(
   return 'being finished';
 }
 
-/** One run's trouble does not keep the others waiting. */
+/** One failure does not keep the others waiting. */
 async function unlessItFails(cleanUp: () => Promise<void>): Promise<Outcome> {
   try {
     await cleanUp();

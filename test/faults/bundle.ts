@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises';
+import { rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { TestProject } from 'vitest/node';
@@ -19,8 +19,12 @@ export interface WorkerBundle {
 
 export async function bundleWorker(): Promise<{ workerPath: string; remove: () => Promise<void> }> {
   const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
-  const directory = await bundleModules({ worker: here('worker.ts'), hasher: here('../../src/hashes/hasher.ts') });
-  return { workerPath: join(directory, 'worker.js'), remove: () => rm(directory, { recursive: true }) };
+  const directory = await bundleModules({
+    'dist/faults/worker': here('worker.ts'),
+    'dist/faults/hasher': here('../../src/hashes/hasher.ts'),
+  });
+  await symlink(here('../../drizzle'), join(directory, 'drizzle')); // two folders up, as in what is shipped
+  return { workerPath: join(directory, 'dist/faults/worker.js'), remove: () => rm(directory, { recursive: true }) };
 }
 
 /** Vitest's globalSetup. */

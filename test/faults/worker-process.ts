@@ -34,10 +34,13 @@ export async function startWorkerProcess(
   const { config, temporalAddress, namespace, repository } = lab;
   const deathFile = join(lab.directory, 'death.json');
   const order: WorkerOrder = {
-    ...{ config, temporalAddress, namespace, workflowBundlePath: workflowPath, deathFile, killPoints },
-    repositoryPath: repository.path,
+    config: { ...config, logLevel: 'error' }, // servers are stopped, and processes killed, on purpose
+    ...{ workflowBundlePath: workflowPath, deathFile, killPoints, repositoryPath: repository.path },
   };
-  const env = { ...process.env, WORKER_ORDER: JSON.stringify(order) };
+  const env = {
+    ...{ ...process.env, WORKER_ORDER: JSON.stringify(order) },
+    ...{ TEMPORAL_ADDRESS: temporalAddress, TEMPORAL_NAMESPACE: namespace, TEMPORAL_CONFIG_FILE: '/nonexistent.toml' },
+  };
   const child = fork(workerPath, { env });
   const ended = new Promise<string>((resolve) =>
     child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`)),

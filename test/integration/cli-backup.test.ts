@@ -93,7 +93,7 @@ test('without a worker it says so; Ctrl-C ends the watch and not the backup; a s
   const interrupt = new AbortController();
   const { terminal, written } = recordTerminal(env(), interrupt.signal);
   const watching = runCLI(['backup', name], terminal);
-  await until('the notice', () => written.stdout.includes("No worker polls the task queue 'backupvm'"));
+  await until('the notice', () => written.stdout.includes("no worker polls task queue 'backupvm'"));
   interrupt.abort();
   expect(await watching).toBe(130);
   expect(written.stderr).toContain(`the backup goes on as workflow 'backup-vm/${name}'`);

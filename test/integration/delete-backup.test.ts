@@ -197,8 +197,8 @@ describe('DeleteBackup', () => {
   test('waits for those that read, says for whom, and cancelled then has done nothing', async () => {
     const { points, expectSame } = await backedUp('read', 2);
     await world.database.pool.query(
-      `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-       select gen_random_uuid(), context_id, 'shared', 'verify', 'verify/read', 'r' from backup_jobs where id = $1`,
+      `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+       select (select namespace_id from installations), gen_random_uuid(), context_id, 'shared', 'verify', 'verify/read', 'r' from backup_jobs where id = $1`,
       [points[0]?.jobId],
     );
     const handle = await startDelete({ point: points[0]?.jobId ?? '', descendants: 'merge' });

@@ -133,8 +133,8 @@ describe('a chain of five points', () => {
     const { pool } = world.database;
     const { rows } = await pool.query<{ id: string }>(`select id from vm_backup_contexts where vm_name = 'web01'`);
     await pool.query(
-      `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-       values (gen_random_uuid(), $1, 'shared', 'restore', 'restore/web01', 'run')`,
+      `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+       values ((select namespace_id from installations), gen_random_uuid(), $1, 'shared', 'restore', 'restore/web01', 'run')`,
       [rows[0]?.id],
     );
     const args = [{ vm: 'web01', policy: { keepLast: 1 } }];

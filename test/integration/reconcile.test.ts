@@ -74,15 +74,15 @@ describe('ReconcileHost', () => {
     await world.backUp({ vm: 'leased' });
     const lease = (purpose: string, mode: string) =>
       world.database.pool.query(
-        `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-         select gen_random_uuid(), id, $2, $1, $1 || '/leased', gen_random_uuid()::text from vm_backup_contexts where vm_name = 'leased'`,
+        `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+         select (select namespace_id from installations), gen_random_uuid(), id, $2, $1, $1 || '/leased', gen_random_uuid()::text from vm_backup_contexts where vm_name = 'leased'`,
         [purpose, mode],
       );
     const leases = async () => (await world.database.pool.query(`select id from chain_leases`)).rowCount;
     await lease('restore', 'shared');
     expect(await reconcile(true)).toMatchObject({ orphanedLeases: [{ purpose: 'restore', outcome: 'left' }] });
     expect(await leases()).toBe(1);
-    const [vm, runState] = ['leased', 'not known to the Temporal server any more'];
+    const [vm, runState] = ['leased', 'no longer known to the Temporal server'];
     const restored = [{ vm, purpose: 'restore', workflowId: 'restore/leased', runState, outcome: 'cleaned up' }];
     expect(await reconcile()).toMatchObject({ orphanedLeases: restored });
     expect(await leases()).toBe(0);

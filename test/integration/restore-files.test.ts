@@ -171,8 +171,8 @@ describe('RestoreVM to files', () => {
   test('waits while restore points are removed, says for whom, and goes on after that', async () => {
     const directory = await fresh();
     const { rows } = await world.database.pool.query<{ id: string }>(
-      `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-       select gen_random_uuid(), context_id, 'exclusive', 'prune', 'prune/web01', 'run' from backup_jobs limit 1 returning id`,
+      `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+       select (select namespace_id from installations), gen_random_uuid(), context_id, 'exclusive', 'prune', 'prune/web01', 'run' from backup_jobs limit 1 returning id`,
     );
     const handle = await startRestore(world, { vm: 'web01', target: { kind: 'files', directory } });
     await until('the restore to wait', async () => {

@@ -8,6 +8,7 @@ import { acquireChainLease } from '../../src/db/chain-leases.js';
 import { beginPlacing, findRestore, insertRestore, recordPlaced, recordWritten } from '../../src/db/restores.js';
 import { restoreSiblings } from '../../src/domain/names.js';
 import { readMachineId } from '../../src/process/machine-id.js';
+import { namespaceOf } from '../support/job.js';
 import { expectNoRestoreLeft, targetDirectory } from '../support/restores.js';
 import { createWorld, type World } from '../support/world.js';
 
@@ -43,7 +44,7 @@ async function halfDone(hadFile: boolean) {
   const path = join(directory, 'disk.raw');
   const siblings = restoreSiblings(path, leaseId, 'root');
   const lease = { id: leaseId, contextId, mode: 'shared', purpose: 'restore', workflowId: 'w', runId: 'r' } as const;
-  expect(await acquireChainLease(db, lease)).toEqual([]);
+  expect(await acquireChainLease(db, lease, await namespaceOf(db))).toEqual([]);
   const restore = {
     ...({ leaseId, jobId, target: 'files', overwrite: hadFile } as const),
     ...{ hypervisorId: null, vmId: null, vmName: null },

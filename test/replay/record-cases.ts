@@ -158,8 +158,8 @@ test('ReconcileHost: nothing to do, a terminated backup, leases of ended runs', 
   await reconcile('dry-run-with-survey', { dryRun: true, survey: true });
   await reconcile('cleaned-up');
   await world.database.pool.query(
-    `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-     select gen_random_uuid(), c.id, 'exclusive', 'delete', 'delete/web08', gen_random_uuid()::text
+    `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+     select (select namespace_id from installations), gen_random_uuid(), c.id, 'exclusive', 'delete', 'delete/web08', gen_random_uuid()::text
      from vm_backup_contexts c where c.vm_name = 'web08'`,
   );
   await reconcile('deletion-being-finished');

@@ -46,8 +46,8 @@ test.each<[string, () => DeleteBackupRequest, string?]>([
 test('waited for a restore, and cancelled while it waited', async () => {
   const lease = (verb: string) => world.database.pool.query(verb);
   await lease(
-    `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-     select gen_random_uuid(), id, 'shared', 'restore', 'restore/a', 'r' from vm_backup_contexts`,
+    `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+     select (select namespace_id from installations), gen_random_uuid(), id, 'shared', 'restore', 'restore/a', 'r' from vm_backup_contexts`,
   );
   const waiting = await start('cancelled-while-it-waited', { point: jobIds[2] });
   const step = async (handle: typeof waiting) => (await handle.query<{ step: string }>('progress')).step;

@@ -49,8 +49,8 @@ test('to files; and refused, because they are there', async () => {
 test('waited for a prune', async () => {
   const { pool } = world.database;
   await pool.query(
-    `insert into chain_leases (id, context_id, mode, purpose, workflow_id, run_id)
-     select gen_random_uuid(), context_id, 'exclusive', 'prune', 'prune/web01', 'run' from backup_jobs limit 1`,
+    `insert into chain_leases (namespace_id, id, context_id, mode, purpose, workflow_id, run_id)
+     select (select namespace_id from installations), gen_random_uuid(), context_id, 'exclusive', 'prune', 'prune/web01', 'run' from backup_jobs limit 1`,
   );
   const handle = await startRestore(world, await input('waited'));
   await until('a timer', async () => {

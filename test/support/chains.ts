@@ -23,7 +23,7 @@ import { fileChecksum, fileFacts } from '../../src/repository/files.js';
 import { createMarker } from '../../src/repository/marker.js';
 import { writeManifest } from '../../src/repository/manifest.js';
 import { changeIdOf, type Source } from '../../src/sources/source.js';
-import { startJob } from './job.js';
+import { namespaceOf, startJob } from './job.js';
 
 const signal = new AbortController().signal;
 
@@ -163,7 +163,7 @@ export async function createChains(
     async takeLease() {
       const id = randomUUID();
       const lease = { id, contextId: context.id, mode: 'exclusive', purpose: 'delete' } as const;
-      const holders = await acquireChainLease(db, { ...lease, workflowId: 'w', runId: id });
+      const holders = await acquireChainLease(db, { ...lease, workflowId: 'w', runId: id }, await namespaceOf(db));
       if (holders.length > 0) throw new Error(`Expected the lease, found ${JSON.stringify(holders)}`);
       return id;
     },

@@ -60,6 +60,8 @@ export interface LabOptions {
   /** Makes the scratch directory below the lab's; default: one that the product makes. */
   makeScratch?: (directory: string) => Promise<string>;
   stallTimeoutMs?: number;
+  /** How often its host cleans up after runs that could not. Default: as the product. */
+  reconcileIntervalMs?: number;
 }
 
 /** Makes a lab on servers that run. The caller closes it, after its workers. */
@@ -105,12 +107,18 @@ export async function createLab(purpose: string, servers: Servers, options: LabO
     start,
     backUp: async (input, workflowId) => (await start(input, workflowId)).result(),
     async close() {
+      await deleteSchedules(client);
       await connection.close();
       await Promise.all(daemons.map((daemon) => daemon.stop()));
       await database.drop();
       await rm(directory, { recursive: true });
     },
   };
+}
+
+/** What the workers made in our namespace: nothing of it may run on, since the server is shared. */
+async function deleteSchedules(client: Client): Promise<void> {
+  for await (const { scheduleId } of client.schedule.list()) await client.schedule.getHandle(scheduleId).delete();
 }
 
 async function makePlainRepository(directory: string): Promise<string> {
@@ -130,6 +138,7 @@ async function makeConfig(directory: string, database: TestDatabase, options: La
     restoreDirs: [join(directory, 'restores')],
     stallTimeoutMs: options.stallTimeoutMs ?? 600_000,
     copySlots: 4,
+    reconcileIntervalMs: options.reconcileIntervalMs ?? 300_000,
     logLevel: 'warn',
   };
 }

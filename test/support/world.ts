@@ -1,5 +1,6 @@
 import { NativeConnection, type ActivityInterceptorsFactory, type Worker } from '@temporalio/worker';
 import { inject } from 'vitest';
+import { openInstallation } from '../../src/temporal-namespace.js';
 import { createWorkers } from '../../src/worker.js';
 import { createLab, type Lab, type LabOptions } from './lab.js';
 
@@ -18,8 +19,10 @@ export async function createWorld(purpose: string, options: WorldOptions = {}): 
     options,
   );
   const connection = await NativeConnection.connect({ address: temporalAddress });
+  const { db } = lab.database;
+  const namespace = await openInstallation(db, connection, { name: lab.namespace, address: temporalAddress });
   const workers = await createWorkers(lab.config, {
-    ...{ db: lab.database.db, connection, namespace: lab.namespace },
+    ...{ db, connection, namespace },
     workflowBundle: { codePath: inject('workflowBundlePath') },
     activityInterceptors: options.activityInterceptors ?? [],
   });

@@ -27,6 +27,7 @@ describe('readConfig', () => {
       restoreDirs: [],
       stallTimeoutMs: 600_000,
       copySlots: 4,
+      reconcileIntervalMs: 300_000,
       logLevel: 'info',
     });
   });
@@ -40,6 +41,7 @@ describe('readConfig', () => {
       BACKUPVM_RESTORE_DIRS: '/srv/restores/:/var/lib/libvirt//images',
       BACKUPVM_STALL_SECONDS: '60',
       BACKUPVM_COPY_SLOTS: '16',
+      BACKUPVM_RECONCILE_SECONDS: '5',
       BACKUPVM_LOG_LEVEL: 'debug',
       DATABASE_URL: 'postgresql://db/backups',
     };
@@ -52,6 +54,7 @@ describe('readConfig', () => {
       restoreDirs: ['/srv/restores', '/var/lib/libvirt/images'],
       stallTimeoutMs: 60_000,
       copySlots: 16,
+      reconcileIntervalMs: 5_000,
       logLevel: 'debug',
     });
   });
