@@ -26,6 +26,7 @@ export interface OpenSnapshotInput {
   jobId: string;
   quiesce: 'auto' | 'require' | 'off';
   onLostChangeId: 'full' | 'fail';
+  allowIothreads: boolean;
   disks: DiskPlan[];
 }
 
@@ -44,6 +45,8 @@ export interface OpenedDisk {
 
 export interface OpenedSnapshot {
   consistency: 'application' | 'filesystem' | 'crash';
+  /** As in the job's row. */
+  warnings: string[];
   disks: OpenedDisk[];
 }
 
@@ -70,11 +73,13 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
         if (!begun) throw tooLate(job.id);
         for (const id of begun.earlierIds) await endSnapshot(vm, id);
         const disks = input.disks.map(({ key, baseChangeId }) => ({ key, baseChangeId }));
-        const snapshot = await openAlone(vm, { snapshotId, vmId, quiesce: input.quiesce, disks });
+        const { quiesce, allowIothreads } = input;
+        const snapshot = await openAlone(vm, { snapshotId, vmId, quiesce, allowIothreads, disks });
         try {
           const opened = await settleDisks(vm, input, begun.disks, snapshot.disks);
           if (!(await recordSnapshot(db, { jobId: job.id, snapshotId }, snapshot, opened))) throw tooLate(job.id);
-          return { consistency: snapshot.consistency, disks: opened.map(({ result }) => result) };
+          const { consistency, warnings } = snapshot;
+          return { consistency, warnings, disks: opened.map(({ result }) => result) };
         } catch (error) {
           // Clean-up may have been here before it was open. Not by `signal`, which a late attempt finds aborted.
           if (await isForsaken(db, snapshotId)) {

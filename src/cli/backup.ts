@@ -24,6 +24,7 @@ interface BackupOptions extends CommonOptions {
   maxChainLength?: number | string;
   maxParallelDisks?: number | string;
   compare?: true;
+  allowIothreads?: true;
   detach?: true;
 }
 
@@ -52,6 +53,7 @@ export function addBackupCommand(program: Command, terminal: Terminal): void {
     )
     .option('--max-parallel-disks <count>', 'disks at a time (default: 4)', readNumber)
     .option('--compare', 'compare each copy with its source before the snapshot is closed')
+    .option('--allow-iothreads', 'read disks that have an iothread, although this QEMU may crash the guest')
     .option('--detach', 'start it, and do not wait for its end')
     .action(async (vm: string, options: BackupOptions) => {
       const request = createRequest(vm, options);
@@ -84,8 +86,8 @@ const readNumber = (text: string) => (Number.isNaN(Number(text)) ? text : Number
 /** The workflow's input with only what was given. @throws BackupError InvalidInput, which names every problem at once */
 function createRequest(vm: string, options: BackupOptions): BackupVMRequest {
   const { hypervisor, repository, type, disk: disks, quiesce, onLostChangeId, compare } = options;
-  const { maxChainLength, maxParallelDisks } = options;
-  const plan = { type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare };
+  const { maxChainLength, maxParallelDisks, allowIothreads } = options;
+  const plan = { type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare, allowIothreads };
   const all = { vm, hypervisor, repository, ...plan };
   const request = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
   parseBackupVMInput(request);
@@ -133,9 +135,10 @@ function describeResult(result: BackupVMResult, workflowId: string, colours: boo
     ...[key, type, describeReason(reason)],
     ...[formatBytes(sizeBytes), formatBytes(changedBytes), formatBytes(writtenBytes), path],
   ]);
+  const warnings = result.warnings.map((warning) => `Warning: ${printable(warning)}`);
   const table = formatTable(headings, rows, { right: ['SIZE', 'CHANGED', 'WRITTEN'], colours });
   return {
     document: { workflowId, ...result },
-    text: `Restore point ${result.jobId}, consistency: ${result.consistency}\n\n${table}`,
+    text: [`Restore point ${result.jobId}, consistency: ${result.consistency}`, ...warnings, '', table].join('\n'),
   };
 }

@@ -16,6 +16,7 @@ const schema = z.strictObject(
     maxChainLength: count(1, 1000).optional(),
     maxParallelDisks: count(1, 64).default(4),
     compare: flag().default(false),
+    allowIothreads: flag().default(false),
   },
   `expected an object such as {"vm":"web01"}`,
 );

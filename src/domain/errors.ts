@@ -33,6 +33,8 @@ export const errorCodes = {
   ChangeIdLost: { permanent: true, exitCode: 6 },
   ParentUnusable: { permanent: true, exitCode: 6 },
   FreezeFailed: { permanent: true, exitCode: 6 },
+  /** The backup itself could crash the guest. */
+  GuestAtRisk: { permanent: true, exitCode: 6 },
   SnapshotLost: { permanent: true, exitCode: 7 },
   PortTaken: { permanent: true, exitCode: 7 },
   ExportFailed: { permanent: false, exitCode: 7 },

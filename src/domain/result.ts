@@ -19,5 +19,7 @@ export interface BackupVMDiskResult {
 export interface BackupVMResult {
   jobId: string;
   consistency: 'application' | 'filesystem' | 'crash';
+  /** What people should know of it; they stay with the restore point. */
+  warnings: string[];
   disks: BackupVMDiskResult[];
 }

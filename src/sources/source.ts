@@ -16,8 +16,8 @@ export interface Source {
    * Each attempt has a `snapshotId` of its own; what one that died has left, `closeSnapshot` and `dropChangeIds` remove.
    * A disk whose `baseChangeId` the hypervisor no longer honours is opened whole, with `changedSince: null`.
    * The guest is thawed when this returns or throws.
-   * @throws BackupError VMNotFound, VMNotRunning, DiskNotFound, FreezeFailed, SourceBusy (another snapshot is open: its id, or
-   * null, in details.snapshotId)
+   * @throws BackupError VMNotFound, VMNotRunning, DiskNotFound, FreezeFailed, GuestAtRisk (before anything is opened), SourceBusy
+   * (another snapshot is open: its id, or null, in details.snapshotId)
    */
   openSnapshot(request: OpenSnapshotRequest, signal: AbortSignal): Promise<OpenSnapshot>;
 
@@ -141,6 +141,8 @@ export interface OpenSnapshotRequest {
   snapshotId: string;
   vmId: string;
   quiesce: 'auto' | 'require' | 'off';
+  /** Reads disks with an iothread also where that may crash the guest; without it they are refused. */
+  allowIothreads?: boolean | undefined;
   disks: { key: string; baseChangeId: string | null }[];
 }
 
@@ -149,7 +151,7 @@ export type Consistency = 'application' | 'filesystem' | 'crash';
 
 export interface OpenSnapshot {
   consistency: Consistency;
-  /** For people: why a freeze that was tried did not work. */
+  /** For people: why a freeze that was tried did not work, which risk was accepted, what the snapshot changes for the VM's owner. */
   warnings: string[];
   /** The VM's definition in the hypervisor's own format (domain XML), kept with the restore point; null where there is none. */
   vmConfig: string | null;

@@ -75,10 +75,14 @@ async function backUp(
     plan = await insertJob(jobId, targets, input, plan, report);
 
     report.step('opening the snapshot');
-    const { consistency, disks } = await hostSteps(host, `one moment of ${plan.disks.length} disk(s)`).openSnapshot({
+    const { consistency, warnings, disks } = await hostSteps(
+      host,
+      `one moment of ${plan.disks.length} disk(s)`,
+    ).openSnapshot({
       jobId,
       quiesce,
       onLostChangeId,
+      allowIothreads: input.allowIothreads,
       disks: plan.disks,
     });
     report.setDisks(disks.map((disk) => ({ ...disk, phase: 'planned', writtenBytes: 0 })));
@@ -98,7 +102,7 @@ async function backUp(
     await sealSteps(host).sealRestorePoint({ jobId });
     report.setDisks(copied.map((disk) => ({ ...disk, phase: 'complete' })));
     status = 'complete';
-    return { jobId, consistency, disks: copied.map(diskResult) };
+    return { jobId, consistency, warnings, disks: copied.map(diskResult) };
   } catch (error) {
     status = isCancellation(error) ? 'cancelled' : 'failed';
     problem = messageOf(closingFailure(error, host));

@@ -15,6 +15,8 @@ export interface BiosDisk {
   /** A multiple of 512. */
   sizeBytes: number;
   format?: 'qcow2' | 'raw';
+  /** Served by the VM's one iothread. A target `sd…` is on the SCSI controller, which has the iothread then. */
+  hasIothread?: boolean;
 }
 
 /** A real QEMU under libvirt that finds nothing to boot: only the test writes to its disks. */
@@ -84,7 +86,9 @@ export async function defineBiosDomain(
     define: async (wanted) => {
       const file = join(directory, 'domain.xml');
       const elements = wanted.map((disk) => diskXml(disk, imageOf(disk.key))).join('\n');
-      await writeFile(file, domainXml(name, vmId, elements + extraXml));
+      const scsi = wanted.find(({ target }) => target.startsWith('sd'));
+      const controller = scsi ? scsiControllerXml(scsi) : '';
+      await writeFile(file, domainXml(name, vmId, elements + controller + extraXml));
       await virsh('define', file);
     },
     exchange: (key, otherKey) => {
@@ -161,17 +165,24 @@ export async function biosFixture(): Promise<SourceFixture> {
 }
 
 /** The alias names the device in QEMU, whatever its place; libvirt wants `ua-` before those that it did not choose. */
-function diskXml({ key, target, format }: BiosDisk, file: string): string {
+function diskXml({ key, target, format, hasIothread }: BiosDisk, file: string): string {
+  const bus = target.startsWith('sd') ? 'scsi' : 'virtio';
+  const iothread = hasIothread && bus === 'virtio' ? " iothread='1'" : '';
   return `<disk type='file' device='disk'>
-    <driver name='qemu' type='${format ?? 'qcow2'}' discard='unmap'/><source file='${file}'/>
-    <target dev='${target}' bus='virtio'/>${key === target ? '' : `<serial>${key}</serial>`}<alias name='ua-${key}'/>
+    <driver name='qemu' type='${format ?? 'qcow2'}' discard='unmap'${iothread}/><source file='${file}'/>
+    <target dev='${target}' bus='${bus}'/>${key === target ? '' : `<serial>${key}</serial>`}<alias name='ua-${key}'/>
   </disk>`;
+}
+
+function scsiControllerXml({ hasIothread }: BiosDisk): string {
+  const driver = hasIothread ? "<driver iothread='1'/>" : '';
+  return `<controller type='scsi' index='0' model='virtio-scsi'>${driver}</controller>`;
 }
 
 /** Type `qemu` is emulation, which works everywhere. */
 function domainXml(name: string, vmId: string, disks: string): string {
   return `<domain type='qemu'><name>${name.replaceAll('&', '&amp;').replaceAll('<', '&lt;')}</name><uuid>${vmId}</uuid>
-    <memory unit='MiB'>32</memory><vcpu>1</vcpu>
+    <memory unit='MiB'>32</memory><vcpu>1</vcpu>${disks.includes(" iothread='1'") ? '<iothreads>1</iothreads>' : ''}
     <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>
     <devices>${disks}<controller type='usb' model='none'/><memballoon model='none'/></devices>
   </domain>`;

@@ -11,6 +11,8 @@ export interface StorageDaemonOptions {
   /** The VM's name: its sockets are NAME.qmp and NAME.nbd. */
   name: string;
   disks: { key: string; sizeBytes: number; format?: 'qcow2' | 'raw' }[];
+  /** Whether the process has an iothread. No disk gets it: then QEMU 7.2 would abort at our own first look at the disk. */
+  hasIothread?: boolean;
 }
 
 /** A VM without guest: qemu-storage-daemon holds its disks, and NBD clients write to them as the guest would. */
@@ -30,7 +32,12 @@ export interface StorageDaemon {
 }
 
 /** Starts one and returns when it serves. About 0.1 s. */
-export async function startStorageDaemon({ directory, name, disks }: StorageDaemonOptions): Promise<StorageDaemon> {
+export async function startStorageDaemon({
+  directory,
+  name,
+  disks,
+  hasIothread = false,
+}: StorageDaemonOptions): Promise<StorageDaemon> {
   const qmpPath = join(directory, `${name}.qmp`);
   const nbdPath = join(directory, `${name}.nbd`);
   const imageOf = (key: string) => join(directory, `${name}-${key}.img`);
@@ -47,6 +54,7 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
   }
 
   async function start(): Promise<void> {
+    const objects = hasIothread ? ['--object', 'iothread,id=io0'] : [];
     const nodes = disks.flatMap(({ key, format = 'qcow2' }) => [
       ...['--blockdev', `driver=file,node-name=${key}-file,filename=${imageOf(key)},discard=unmap`],
       ...['--blockdev', `driver=${format},node-name=${key},file=${key}-file,discard=unmap`],
@@ -56,7 +64,7 @@ export async function startStorageDaemon({ directory, name, disks }: StorageDaem
       ...['--nbd-server', `addr.type=unix,addr.path=${nbdPath},max-connections=0`],
       ...['--chardev', `socket,id=qmp,path=${qmpPath},server=on,wait=off`, '--monitor', 'chardev=qmp,mode=control'],
     ];
-    const args = ['--pdeathsig', 'KILL', 'qemu-storage-daemon', ...servers, ...nodes];
+    const args = ['--pdeathsig', 'KILL', 'qemu-storage-daemon', ...objects, ...servers, ...nodes];
     child = spawn('setpriv', args, { stdio: ['ignore', 'ignore', 'inherit'] });
     child.once('exit', tellOfEnd);
     await untilServing();

@@ -1,7 +1,7 @@
 import { BackupError } from '../../domain/errors.js';
 import { withFileIdentity } from '../../qemu/file-identity.js';
 import { parseDomain, type DomainDisk } from './domain.js';
-import { virsh, type VirshCall } from './virsh.js';
+import type { VirshCall } from './virsh.js';
 
 /** See `SourceDisk.identity`. */
 export async function diskIdentity(disk: DomainDisk, signal?: AbortSignal): Promise<string> {
@@ -9,16 +9,17 @@ export async function diskIdentity(disk: DomainDisk, signal?: AbortSignal): Prom
 }
 
 /**
- * What the disks of an open snapshot stand on, in their order. While the backup job is open no disk can be exchanged, so the
- * definition is that of the disks that the job reads.
+ * What the disks of an open snapshot stand on, in their order. `openedXml` is the live definition with the backup job open: no disk
+ * can be exchanged until it ends, so it is that of the disks that the job reads.
  * @throws BackupError SourceFailed when the VM's disks changed places since the snapshot was prepared
  */
 export async function openedIdentities(
-  call: VirshCall,
+  { signal }: VirshCall,
   vmId: string,
+  openedXml: string,
   disks: readonly { key: string; target: string }[],
 ): Promise<string[]> {
-  const domain = parseDomain(await virsh(call, ['dumpxml', '--domain', vmId]));
+  const domain = parseDomain(openedXml);
   const identities: string[] = [];
   for (const { key, target } of disks) {
     const disk = domain.disks.find((candidate) => candidate.key === key && candidate.target === target);
@@ -28,7 +29,7 @@ export async function openedIdentities(
         `disk '${key}' of VM ${vmId} left ${target} while its snapshot was being opened; back the VM up again`,
       );
     }
-    identities.push(await diskIdentity(disk, call.signal));
+    identities.push(await diskIdentity(disk, signal));
   }
   return identities;
 }

@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { BackupError } from '../../domain/errors.js';
+import { acceptedRisks, afterRisk, guestAtRisk } from '../../domain/iothread-safety.js';
 import { inspectExport } from '../../nbd/nbdinfo.js';
 import {
   changeIdOf,
@@ -14,6 +15,7 @@ import { dropCheckpoint, usableTargets } from './checkpoints.js';
 import { openedIdentities } from './disk-identity.js';
 import { parseDomain, type Domain, type DomainDisk } from './domain.js';
 import { freeze, thaw } from './freeze.js';
+import { findIothreadRisk } from './iothreads.js';
 import { jobDirectory, makeJobDirectory, removeJobDirectory, type JobDirectory } from './job-directory.js';
 import { tryVirsh, virsh, virshError, type VirshCall } from './virsh.js';
 import { requireRunning, type DomainState } from './vm.js';
@@ -54,6 +56,8 @@ export async function openSnapshot(
 
   const job = await runningJob(call, request.vmId);
   if (job.kind !== 'none') throw busyError(request.vmId, job);
+  const planned = chosen.map(({ disk }) => disk);
+  const risk = await requireSafeReading(call, request, domain.name, vmConfig, planned);
   try {
     await makeJobDirectory(directory, domain.qemuUser);
     const usable = await usableTargets(call, request.vmId, baseChangeIds(request));
@@ -65,13 +69,30 @@ export async function openSnapshot(
         baseChangeId !== null && disk.tracksChanges && usable.get(baseChangeId)?.has(disk.target) ? baseChangeId : null,
     }));
     const opened = await freezeAndBegin(call, request, state, directory, { vmConfig, domain, disks });
-    const identities = await openedIdentities(call, request.vmId, opened.disks);
-    return await describe(opened, identities, request.snapshotId, directory, signal);
+    // The VM may have been started anew since, with other disks. Nothing has read from the job yet.
+    const openedXml = await virsh(call, ['dumpxml', '--domain', request.vmId]);
+    await requireSafeReading(call, request, domain.name, openedXml, planned);
+    const identities = await openedIdentities(call, request.vmId, openedXml, opened.disks);
+    const described = await describe(opened, identities, request.snapshotId, directory, signal);
+    return { ...described, warnings: [...described.warnings, ...acceptedRisks(risk)] };
   } catch (error) {
     // Should this fail too, the first error is the one to tell; closeSnapshot removes the rest.
     await removeHalfMade({ uri }, request, directory).catch(() => undefined);
-    throw error;
+    throw afterRisk(error, risk);
   }
+}
+
+/** @returns the risk that the request accepts, or null. @throws BackupError GuestAtRisk */
+async function requireSafeReading(
+  call: VirshCall,
+  { vmId, allowIothreads }: OpenSnapshotRequest,
+  name: string,
+  domainXml: string,
+  disks: readonly DomainDisk[],
+): Promise<string | null> {
+  const risk = await findIothreadRisk(call, vmId, domainXml, disks);
+  if (risk !== null && !allowIothreads) throw guestAtRisk(name, risk);
+  return risk;
 }
 
 function baseChangeIds(request: OpenSnapshotRequest): string[] {

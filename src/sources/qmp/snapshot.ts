@@ -3,9 +3,11 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { BackupError } from '../../domain/errors.js';
+import { acceptedRisks, afterRisk, guestAtRisk } from '../../domain/iothread-safety.js';
 import { createImage } from '../../qemu/qemu-img.js';
 import { changeIdOf, type OpenSnapshot, type OpenSnapshotRequest, type SnapshotDisk } from '../source.js';
 import { withQMP, type QMPClient } from './client.js';
+import { findIothreadRisk } from './iothreads.js';
 import type { Machine } from './machines.js';
 import {
   bitmapName,
@@ -52,23 +54,29 @@ export async function openSnapshot({ machine, directory, request, signal }: Open
     );
   }
   let isMaking = false;
+  let risk: string | null = null;
   try {
     return await withQMP(machine.qmpPath, signal, async (qmp) => {
       const graph = await readGraph(qmp);
       refuseIfBusy(graph, machine);
       const parts = request.disks.map((disk) => partOf(graph, machine, disk));
+      risk = await findIothreadRisk(
+        qmp,
+        parts.map(({ key }) => key),
+      );
+      if (risk !== null && !request.allowIothreads) throw guestAtRisk(machine.name, risk);
       isMaking = true;
       await addScratchImages(qmp, directory, snapshotId, parts, signal);
       await qmp.execute('transaction', { actions: pointInTime(snapshotId, parts) });
       const socketPath = await serveNBD(qmp, machine, directory);
       await addExports(qmp, snapshotId, parts);
       const disks = await describeParts(await readGraph(qmp), { snapshotId, machine, socketPath, signal }, parts);
-      return { consistency: 'crash', warnings: [], vmConfig: null, disks };
+      return { consistency: 'crash', warnings: acceptedRisks(risk), vmConfig: null, disks };
     });
   } catch (error) {
     // Our connection may be gone, so with a new one. What it cannot undo now, closeSnapshot removes.
     if (isMaking) await undo(machine, directory, snapshotId).catch(() => undefined);
-    throw error;
+    throw isMaking ? afterRisk(error, risk) : error;
   }
 }
 

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { parseBackupVMInput } from '../../../src/domain/backup-input.js';
 
 const known =
-  'known: vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare';
+  'known: vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare, allowIothreads';
 
 describe('parseBackupVMInput', () => {
   test('fills in the defaults', () => {
@@ -13,6 +13,7 @@ describe('parseBackupVMInput', () => {
       onLostChangeId: 'full',
       maxParallelDisks: 4,
       compare: false,
+      allowIothreads: false,
     });
   });
 
@@ -28,6 +29,7 @@ describe('parseBackupVMInput', () => {
       maxChainLength: 30,
       maxParallelDisks: 64,
       compare: true,
+      allowIothreads: true,
     };
     expect(parseBackupVMInput(input)).toEqual(input);
   });
