@@ -17,8 +17,7 @@ import { hashesFilePath } from '../domain/names.js';
 import { compareBlockHashes } from '../hashes/hash-disk.js';
 import { recordedIdentity, stopProcess } from '../process/identity.js';
 import { convertImage, dataBytesOf } from '../qemu/convert.js';
-import { syncFile } from '../repository/durable.js';
-import { chmod, chown, rm } from '../repository/file-system.js';
+import { open, rm, settleFile } from '../repository/file-system.js';
 import { insideRepository } from '../repository/files.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
@@ -91,6 +90,8 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
     onProgress: (fraction: number) => void,
   ): Promise<void> {
     if (!(await beginWriting(db, id))) throw leaseGone(leaseId);
+    // Closed to others before the first byte is in it. Fails where a later attempt has made its file.
+    await atTarget(path, async () => (await open(attemptPath, 'wx', 0o600)).close());
     try {
       await convertImage({
         ...{ source, target: attemptPath, format, signal, onProgress },
@@ -98,10 +99,7 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
           if (!(await recordWriter(db, id, writer))) throw leaseGone(leaseId);
         },
       });
-      await atTarget(path, async () => {
-        await likeTheOldOne(attemptPath, path);
-        await syncFile(attemptPath);
-      });
+      await atTarget(path, async () => settleFile(attemptPath, likeTheOldOne(await fileAt(path))));
     } catch (error) {
       await rm(attemptPath, { force: true }).catch(() => undefined); // clean-up may have been here before this attempt made it
       throw error;
@@ -139,11 +137,9 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
   }
 }
 
-/** The owner and mode of the file that is replaced; a new one is its owner's alone: a disk holds secrets. */
-async function likeTheOldOne(attempt: string, path: string): Promise<void> {
-  const old = await fileAt(path);
-  if (old) await chown(attempt, old.uid, old.gid);
-  await chmod(attempt, old ? old.mode & 0o7777 : 0o600);
+/** The owner and mode of the file that is replaced; a new one belongs to its owner alone: a disk holds secrets. */
+function likeTheOldOne(old: { uid: number; gid: number; mode: number } | undefined) {
+  return old ? { uid: old.uid, gid: old.gid, mode: old.mode & 0o7777 } : { mode: 0o600 };
 }
 
 interface VerifyOptions {

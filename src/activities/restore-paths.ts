@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { basename, dirname, join, relative } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import { formatBytes } from '../domain/format-bytes.js';
@@ -6,7 +5,8 @@ import { messageOf } from '../domain/message-of.js';
 import { restoreSiblings } from '../domain/names.js';
 import { requireUnlocked } from '../qemu/qemu-img.js';
 import { describeFileFailure, errorCodeOf } from '../repository/file-errors.js';
-import { open, realpath, requireAnswer, rm, stat, statfs } from '../repository/file-system.js';
+import { realpath, requireAnswer, stat, statfs } from '../repository/file-system.js';
+import { probeWritable } from '../repository/probe.js';
 
 /** The files of one restored disk. */
 export interface RestorePaths {
@@ -86,13 +86,8 @@ export async function usableDirectory(path: string): Promise<string> {
     if (error instanceof BackupError && error.code === 'TargetUnusable') throw error;
     throw unusable(path, errorCodeOf(error) === 'ENOENT' ? 'it does not exist; make it first' : messageOf(error));
   }
-  // The permission bits do not tell: root passes them all, and a read-only mount shows only at a write.
-  const [knock, probe] = [join(directory, '.backupvm-probe'), join(directory, `.backupvm-probe-${randomUUID()}`)];
   try {
-    await requireAnswer('touch', knock);
-    await rm(knock, { force: true }); // also one that came to be when a file system woke up
-    await (await open(probe, 'wx')).close();
-    await rm(probe);
+    await probeWritable(directory);
   } catch (error) {
     if (errorCodeOf(error) === 'ENOSPC') throw new BackupError('TargetFull', `No space is left in ${directory}`);
     throw unusable(path, `it cannot be written to: ${messageOf(error)}`);

@@ -6,7 +6,14 @@ import { BackupError } from '../domain/errors.js';
 import { hashesFilePath, manifestPath } from '../domain/names.js';
 import { removeHashes, writeBlockHashes } from '../hashes/hash-disk.js';
 import { checkImage, imageInfo } from '../qemu/qemu-img.js';
-import { fileChecksum, fileFacts, insideRepository, moveIntoPlace, removeEmptyFolders } from '../repository/files.js';
+import {
+  fileChecksum,
+  fileFacts,
+  insideRepository,
+  moveIntoPlace,
+  removeEmptyFolders,
+  requirePlainFolders,
+} from '../repository/files.js';
 import { removeManifest, writeManifest, type ManifestDisk } from '../repository/manifest.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
@@ -72,6 +79,7 @@ async function finishFile(
   parent: BackupDisk | null,
   signal: AbortSignal,
 ): Promise<Omit<SealedDisk, 'diskId'>> {
+  await requirePlainFolders(root, disk.path); // the manifest's folder is the uppermost of them
   const final = insideRepository(root, disk.path);
   const attempt = disk.attemptPath === null ? final : insideRepository(root, disk.attemptPath);
   const file = (await fileFacts(attempt)) ? attempt : final;

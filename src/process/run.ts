@@ -24,7 +24,7 @@ const debianPackage = {
   mount: 'mount',
   umount: 'mount',
   cat: 'coreutils',
-  touch: 'coreutils',
+  mkdir: 'coreutils',
   stat: 'coreutils',
   openssl: 'openssl',
   setpriv: 'util-linux',

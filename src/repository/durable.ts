@@ -30,7 +30,7 @@ export function draftPath(path: string): string {
 export async function replaceFile(path: string, content: string): Promise<void> {
   const draft = draftPath(path);
   await rm(draft, { force: true }); // of an attempt that died
-  const file = await open(draft, 'wx', 0o644);
+  const file = await open(draft, 'wx', 0o600);
   try {
     await file.writeFile(content);
     await file.sync();

@@ -1,3 +1,4 @@
+import { constants } from 'node:fs';
 import fs from 'node:fs/promises';
 import { BackupError } from '../domain/errors.js';
 import { run } from '../process/run.js';
@@ -18,8 +19,6 @@ function limited<F extends Call>(call: F): F {
   return ((path: string, ...rest: never[]) => within(callTimeoutMs, path, call(path, ...rest))) as F;
 }
 
-export const chmod = limited(fs.chmod as Call as typeof fs.chmod & Call);
-export const chown = limited(fs.chown as Call as typeof fs.chown & Call);
 export const link = limited(fs.link as Call as (existing: string, path: string) => Promise<void>);
 export const lstat = limited(fs.lstat as Call as typeof fs.lstat & Call);
 export const mkdir = limited(fs.mkdir as Call as typeof fs.mkdir & Call);
@@ -48,6 +47,24 @@ export async function open(path: string, flags: string, mode?: number): Promise<
   };
 }
 
+/**
+ * Gives a file its owner and mode, and makes its content durable. Fails on a link: whoever may write to the folder could have put
+ * one there, and the file that it leads to would change hands.
+ */
+export async function settleFile(
+  path: string,
+  { uid, gid, mode }: { uid?: number; gid?: number; mode: number },
+): Promise<void> {
+  const file = await within(callTimeoutMs, path, fs.open(path, constants.O_RDWR | constants.O_NOFOLLOW));
+  try {
+    if (uid !== undefined && gid !== undefined) await within(callTimeoutMs, path, file.chown(uid, gid));
+    await within(callTimeoutMs, path, file.chmod(mode));
+    await within(syncTimeoutMs, path, file.sync());
+  } finally {
+    await within(callTimeoutMs, path, file.close());
+  }
+}
+
 /** @throws BackupError RepositoryUnusable when the call has not ended within the time; it may still end, later */
 async function within<T>(timeoutMs: number, path: string, call: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
@@ -63,10 +80,10 @@ async function within<T>(timeoutMs: number, path: string, call: Promise<T>): Pro
 
 /**
  * Waits for a file system to answer at all, by a program of its own: one that hangs holds that program, and no thread of ours.
- * What the answer is does not matter here: `cat` reads the file, `touch` makes it.
+ * What the answer is does not matter here: `cat` reads the file, `mkdir` writes to its folder.
  * @throws BackupError RepositoryUnusable
  */
-export async function requireAnswer(program: 'cat' | 'touch', path: string): Promise<void> {
+export async function requireAnswer(program: 'cat' | 'mkdir', path: string): Promise<void> {
   try {
     await run(program, ['--', path], { timeoutMs: answerTimeoutMs });
   } catch (error) {

@@ -3,7 +3,7 @@ import { BackupError } from '../domain/errors.js';
 import { runOrThrow } from '../process/run.js';
 import { syncDirectory, syncFile } from './durable.js';
 import { errorCodeOf } from './file-errors.js';
-import { mkdir, rename, rm, rmdir, stat } from './file-system.js';
+import { lstat, mkdir, rename, rm, rmdir, stat } from './file-system.js';
 
 /** The place of a path from our rows. @throws BackupError RepositoryUnusable when it would lead out of the repository */
 export function insideRepository(root: string, path: string): string {
@@ -17,19 +17,47 @@ export function insideRepository(root: string, path: string): string {
   return join(root, found);
 }
 
-/** Makes the folder of a file, durably. Safe to repeat. The root itself is never made: it may be an empty mount point. */
+/**
+ * Makes the folder of a file, durably. Safe to repeat. The root itself is never made: it may be an empty mount point.
+ * @throws BackupError RepositoryUnusable, as `requirePlainFolders`
+ */
 export async function makeFolder(root: string, path: string): Promise<void> {
-  const folders: string[] = [];
-  for (let folder = dirname(insideRepository(root, path)); relative(root, folder) !== ''; folder = dirname(folder))
-    folders.unshift(folder);
-  for (const folder of folders) {
+  for (const folder of foldersAbove(root, path)) {
     try {
-      await mkdir(folder);
-      await syncDirectory(dirname(folder));
+      await mkdir(folder, { mode: 0o700 });
     } catch (error) {
       if (errorCodeOf(error) !== 'EEXIST') throw error;
     }
+    await requirePlainFolder(folder);
+    await syncDirectory(dirname(folder)); // also for one whose maker was killed before it did
   }
+}
+
+/**
+ * Looks at the folders in which a file is about to be written: through one that is a link, the file would land outside the
+ * repository, and no one could delete it again.
+ * @throws BackupError RepositoryUnusable
+ */
+export async function requirePlainFolders(root: string, path: string): Promise<void> {
+  for (const folder of foldersAbove(root, path)) await requirePlainFolder(folder);
+}
+
+async function requirePlainFolder(folder: string): Promise<void> {
+  const found = await lstat(folder);
+  if (found.isDirectory()) return;
+  const fact = found.isSymbolicLink() ? 'it is a link' : 'it is not a directory';
+  throw new BackupError(
+    'RepositoryUnusable',
+    `cannot write to the folder ${folder}: ${fact}; replace it by a directory, or register the directory that it leads to`,
+  );
+}
+
+/** The folders from the root, which is not among them, down to a file. */
+function foldersAbove(root: string, path: string): string[] {
+  const folders: string[] = [];
+  for (let folder = dirname(insideRepository(root, path)); relative(root, folder) !== ''; folder = dirname(folder))
+    folders.unshift(folder);
+  return folders;
 }
 
 /** Size and modification time of a file, or undefined when there is none. */
@@ -74,14 +102,30 @@ export async function removeFile(path: string): Promise<void> {
   });
 }
 
-/** Removes the folders above a path that hold nothing any more, up to the root. Safe to repeat. */
+/** Removes the folders above a path that are empty, up to the root. None below a link, which leads to others' folders. Safe to repeat. */
 export async function removeEmptyFolders(root: string, path: string): Promise<void> {
-  for (let folder = dirname(insideRepository(root, path)); relative(root, folder) !== ''; folder = dirname(folder)) {
+  const folders: string[] = [];
+  for (const folder of foldersAbove(root, path)) {
+    const found = await unlessMissing(() => lstat(folder));
+    if (found && !found.isDirectory()) return;
+    if (found) folders.unshift(folder);
+  }
+  for (const folder of folders) {
     try {
       await rmdir(folder);
     } catch (error) {
       if (errorCodeOf(error) === 'ENOTEMPTY') return;
       if (errorCodeOf(error) !== 'ENOENT') throw error;
     }
+  }
+}
+
+/** Undefined where there is none of that name. */
+export async function unlessMissing<T>(look: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await look();
+  } catch (error) {
+    if (errorCodeOf(error) === 'ENOENT') return undefined;
+    throw error;
   }
 }

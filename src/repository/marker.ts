@@ -5,9 +5,7 @@ import { BackupError } from '../domain/errors.js';
 import { syncDirectory } from './durable.js';
 import { errorCodeOf } from './file-errors.js';
 import { link, open, readFile, requireAnswer, rm, stat, statfs } from './file-system.js';
-
-/** Made and removed again, to see whether the file system answers whoever writes. */
-const probeName = '.backupvm-probe';
+import { probeWritable } from './probe.js';
 
 /** Tells a repository from an empty mount point, and from another repository. */
 export const markerName = '.backupvm-repository.json';
@@ -24,7 +22,7 @@ export async function createMarker(path: string, name: string): Promise<{ id: st
   const content: Marker = { format: 1, id: randomUUID(), name, createdAt: new Date().toISOString() };
   const draft = join(path, `${markerName}.${content.id}`);
   try {
-    const file = await open(draft, 'wx', 0o644);
+    const file = await open(draft, 'wx', 0o600);
     await file.writeFile(`${JSON.stringify(content, null, 2)}\n`);
     await file.sync();
     await file.close();
@@ -86,14 +84,10 @@ export async function requireRepository(path: string, id: string): Promise<void>
  */
 export async function probeRepository(path: string, id: string): Promise<{ freeBytes: number }> {
   await requireRepository(path, id);
-  await requireAnswer('touch', join(path, probeName));
-  await rm(join(path, probeName), { force: true }).catch(() => undefined); // what stands in its way is found next
-  // The permission bits do not tell: root passes them all, and a read-only mount shows only at a write.
-  const probe = join(path, `${probeName}-${randomUUID()}`);
   try {
-    await (await open(probe, 'wx')).close();
-    await rm(probe);
+    await probeWritable(path);
   } catch (error) {
+    if (error instanceof BackupError) throw error;
     if (errorCodeOf(error) !== 'ENOSPC') throw unusable(path, `it cannot be written to: ${String(error)}`, error);
   }
   const { bavail, bsize } = await statfs(path);

@@ -1,8 +1,7 @@
 import { dirname, relative } from 'node:path';
 import { BackupError } from '../domain/errors.js';
-import { errorCodeOf } from './file-errors.js';
 import { lstat, realpath } from './file-system.js';
-import { insideRepository } from './files.js';
+import { insideRepository, unlessMissing } from './files.js';
 
 /**
  * The place of a file that is to be changed or removed. Only for what we wrote ourselves: a path from a row or a manifest must be
@@ -21,15 +20,6 @@ export async function requireOwnFile(root: string, path: string, ownPath: string
   const found = await unlessMissing(() => lstat(file));
   if (found && !found.isFile()) throw refusal(root, path, 'it is no plain file');
   return file;
-}
-
-async function unlessMissing<T>(look: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await look();
-  } catch (error) {
-    if (errorCodeOf(error) === 'ENOENT') return undefined;
-    throw error;
-  }
 }
 
 function refusal(root: string, path: string, problem: string): BackupError {

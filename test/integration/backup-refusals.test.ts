@@ -1,5 +1,5 @@
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { addRepository } from '../../src/db/repositories.js';
@@ -44,6 +44,22 @@ async function failureOf(input: unknown): Promise<{ type: string; message: strin
 }
 
 const store = { vm: 'web01', repository: 'store' };
+
+test.each(['web01', 'web01/root'])(
+  'a folder of the repository that is a link, %s, is not written through',
+  async (name) => {
+    const folder = join(world.repository.path, name);
+    const outside = join(world.directory, 'outside');
+    await mkdir(outside);
+    await mkdir(dirname(folder), { recursive: true });
+    await symlink(outside, folder);
+    const { type, message } = await failureOf({ ...store, disks: ['root'] });
+    expect([type, message]).toEqual(['RepositoryUnusable', expect.stringContaining(`${folder}: it is a link`)]);
+    expect(await readdir(outside)).toEqual([]);
+    await rm(join(world.repository.path, 'web01'), { recursive: true });
+    await rm(outside, { recursive: true });
+  },
+);
 
 describe('BackupVM refuses, with one clear error and nothing half made,', () => {
   test.each([
@@ -166,7 +182,7 @@ describe('BackupVM refuses, with one clear error and nothing half made,', () => 
       message: expect.stringMatching(/stands in the way.*web01/) as string,
     });
     expect(await readFile(folder, 'utf8')).toBe('not a folder');
-    await rm(folder);
+    await rm(join(world.repository.path, 'web01'), { recursive: true });
   });
 
   test('and after all these refusals, a backup of the same VM is complete', async () => {
