@@ -10,6 +10,7 @@ CREATE TABLE "backup_disks" (
 	"type" text NOT NULL,
 	"reason" text NOT NULL,
 	"size_bytes" bigint NOT NULL,
+	"was_encrypted" boolean DEFAULT false NOT NULL,
 	"changed_bytes" bigint DEFAULT 0 NOT NULL,
 	"written_bytes" bigint DEFAULT 0 NOT NULL,
 	"change_id" text,

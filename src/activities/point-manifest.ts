@@ -36,6 +36,7 @@ export function manifestEntry(disk: ManifestRow, parent: BackupDisk | null): Man
     parent: parent === null ? null : { id: parent.id, path: parent.path },
     path: disk.path,
     sizeBytes: disk.sizeBytes,
+    wasEncrypted: disk.wasEncrypted,
     fileBytes: disk.fileBytes,
     checksum: disk.checksum,
     hashesChecksum: disk.hashesChecksum,

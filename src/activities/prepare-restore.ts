@@ -43,6 +43,7 @@ export interface PreparedDisk {
 export interface PreparedRestore {
   vm: { id: string; name: string } | null;
   disks: PreparedDisk[];
+  warnings: string[];
 }
 
 /** Where a disk goes, and in which format. */
@@ -67,7 +68,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
         const known = await findRestore(db, input.leaseId);
         if (known) {
           const vm = known.vmId !== null && known.vmName !== null ? { id: known.vmId, name: known.vmName } : null;
-          return { vm, disks: describe(all, await listRestoreDisks(db, input.leaseId)) };
+          return prepared(vm, all, await listRestoreDisks(db, input.leaseId));
         }
         requirePoint(rows);
         await requireRepository(rows.repository.path, rows.repository.id);
@@ -83,7 +84,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
         const newDisks = plan.places.map(({ disk, path, attemptPath, keptPath, format }) => {
           return { backupDiskId: disk.id, path, attemptPath, keptPath, format };
         });
-        return { vm: plan.vm, disks: describe(all, await insertRestore(db, restore, newDisks, host)) };
+        return prepared(plan.vm, all, await insertRestore(db, restore, newDisks, host));
       });
     },
   };
@@ -219,6 +220,20 @@ async function requireRoom(
     }
   }
   await requireSpace(files);
+}
+
+function prepared(
+  vm: PreparedRestore['vm'],
+  all: readonly BackupDisk[],
+  restored: readonly RestoreDisk[],
+): PreparedRestore {
+  const encrypted = all.filter(({ id, wasEncrypted }) => {
+    return wasEncrypted && restored.some(({ backupDiskId }) => backupDiskId === id);
+  });
+  const warnings = encrypted.map(
+    ({ diskKey }) => `disk '${diskKey}' was encrypted in the VM, and is restored in clear`,
+  );
+  return { vm, disks: describe(all, restored), warnings };
 }
 
 function describe(all: readonly BackupDisk[], disks: readonly RestoreDisk[]): PreparedDisk[] {

@@ -5,6 +5,7 @@ import { beginSnapshot, isForsaken, recordSnapshot, type OpenedDiskRow } from '.
 import { BackupError } from '../domain/errors.js';
 import { totalBytes } from '../domain/extents.js';
 import { diskFilePath } from '../domain/names.js';
+import { requirePlaintextAllowed } from '../domain/preconditions.js';
 import { asFull, planReasons, type BackupType, type DiskPlan, type PlanReason } from '../domain/plan.js';
 import { mapExport, selectExtents } from '../nbd/nbdinfo.js';
 import {
@@ -27,6 +28,7 @@ export interface OpenSnapshotInput {
   quiesce: 'auto' | 'require' | 'off';
   onLostChangeId: 'full' | 'fail';
   allowIothreads: boolean;
+  allowPlaintext: boolean;
   disks: DiskPlan[];
 }
 
@@ -76,9 +78,11 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
         const { quiesce, allowIothreads } = input;
         const snapshot = await openAlone(vm, { snapshotId, vmId, quiesce, allowIothreads, disks });
         try {
+          requirePlaintextAllowed(context.vmName, snapshot.disks, input.allowPlaintext); // it may be encrypted only since the plan
           const opened = await settleDisks(vm, input, begun.disks, snapshot.disks);
-          if (!(await recordSnapshot(db, { jobId: job.id, snapshotId }, snapshot, opened))) throw tooLate(job.id);
-          const { consistency, warnings } = snapshot;
+          const recorded = withPlaintextWarnings(snapshot);
+          if (!(await recordSnapshot(db, { jobId: job.id, snapshotId }, recorded, opened))) throw tooLate(job.id);
+          const { consistency, warnings } = recorded;
           return { consistency, warnings, disks: opened.map(({ result }) => result) };
         } catch (error) {
           // Clean-up may have been here before it was open. Not by `signal`, which a late attempt finds aborted.
@@ -142,15 +146,25 @@ async function settleDisks(
     if (!row || !disk) throw new TypeError(`Expected the snapshot to hold disk '${plan.key}', found it missing`);
     const { key, target, type, reason, parentId } = replan(plan, disk, input.onLostChangeId);
     const dirtyContext = type === 'incremental' ? disk.dirtyContext : null;
-    const { uri: sourceUri, changeId, identity, sizeBytes } = disk;
+    const { uri: sourceUri, changeId, identity, sizeBytes, isEncrypted: wasEncrypted } = disk;
     const allocation = await mapExport(sourceUri, 'base:allocation', signal);
     const dataBytes = totalBytes(selectExtents(allocation, (flags) => flags === 0));
     const changedBytes = dirtyContext === null ? dataBytes : totalBytes(await source.changedExtents(disk, signal));
     const { id, path } = row;
     const result = { diskId: id, key, target, type, reason, sizeBytes, dataBytes, changedBytes, path };
-    settled.push({ id, type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes, result });
+    const facts = { sourceUri, dirtyContext, changeId, identity, sizeBytes, wasEncrypted };
+    settled.push({ id, type, reason, parentId, ...facts, result });
   }
   return settled;
+}
+
+/** What the restore point says of disks that lie in it in clear, and did not at their source. */
+function withPlaintextWarnings(snapshot: OpenSnapshot): OpenSnapshot {
+  const encrypted = snapshot.disks.filter(({ isEncrypted }) => isEncrypted);
+  const warnings = encrypted.map(
+    ({ key }) => `disk '${key}' is encrypted in the VM, and lies in this restore point in clear`,
+  );
+  return { ...snapshot, warnings: [...snapshot.warnings, ...warnings] };
 }
 
 /** For an attempt that was taken for dead, and comes back after its job has ended, or another attempt has begun. */

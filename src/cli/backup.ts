@@ -25,6 +25,7 @@ interface BackupOptions extends CommonOptions {
   maxParallelDisks?: number | string;
   compare?: true;
   allowIothreads?: true;
+  allowPlaintext?: true;
   detach?: true;
 }
 
@@ -54,6 +55,7 @@ export function addBackupCommand(program: Command, terminal: Terminal): void {
     .option('--max-parallel-disks <count>', 'disks at a time (default: 4)', readNumber)
     .option('--compare', 'compare each copy with its source before the snapshot is closed')
     .option('--allow-iothreads', 'read disks that have an iothread, although this QEMU may crash the guest')
+    .option('--allow-plaintext', 'back up encrypted disks too; their backups are not encrypted')
     .option('--detach', 'start it, and do not wait for its end')
     .action(async (vm: string, options: BackupOptions) => {
       const request = createRequest(vm, options);
@@ -86,8 +88,9 @@ const readNumber = (text: string) => (Number.isNaN(Number(text)) ? text : Number
 /** The workflow's input with only what was given. @throws BackupError InvalidInput, which names every problem at once */
 function createRequest(vm: string, options: BackupOptions): BackupVMRequest {
   const { hypervisor, repository, type, disk: disks, quiesce, onLostChangeId, compare } = options;
-  const { maxChainLength, maxParallelDisks, allowIothreads } = options;
-  const plan = { type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare, allowIothreads };
+  const { maxChainLength, maxParallelDisks, allowIothreads, allowPlaintext } = options;
+  const limits = { maxChainLength, maxParallelDisks, compare, allowIothreads, allowPlaintext };
+  const plan = { type, disks, quiesce, onLostChangeId, ...limits };
   const all = { vm, hypervisor, repository, ...plan };
   const request = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
   parseBackupVMInput(request);

@@ -163,6 +163,9 @@ function describeResult(result: RestoreVMResult, workflowId: string, colours: bo
   const vm = result.vm ? `, VM ${printable(result.vm.name)} (${result.vm.id})` : '';
   return {
     document: { workflowId, ...result },
-    text: `Restored point ${result.pointId} of ${formatTime(new Date(result.pointTime))}${vm}\n\n${table}`,
+    text: [
+      `Restored point ${result.pointId} of ${formatTime(new Date(result.pointTime))}${vm}\n\n${table}`,
+      ...result.warnings.map((warning) => `Warning: ${printable(warning)}`),
+    ].join('\n'),
   };
 }

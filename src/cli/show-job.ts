@@ -35,7 +35,7 @@ export async function describeJob(db: Queryable, { job, vm, repository }: JobLis
         ...{ writtenBytes: disk.writtenBytes, fileBytes: disk.fileBytes, path: disk.path, checksum: disk.checksum },
         parent: disk.parentId === null ? null : await describeParent(db, disk.parentId),
         ...{ changeId: disk.changeId, nbdPort: disk.nbdPort, isHead: disk.isHead },
-        ...{ hashesChecksum: disk.hashesChecksum, damage: disk.damage },
+        ...{ hashesChecksum: disk.hashesChecksum, damage: disk.damage, wasEncrypted: disk.wasEncrypted },
       })),
     ),
   };
@@ -85,6 +85,7 @@ function diskText(disk: JobDescription['disks'][number], root: string): string {
     ['Checksum', disk.checksum ?? 'none yet'],
     ['Parent', disk.parent ? `${disk.parent.path} (restore point ${disk.parent.pointId})` : 'none'],
     ['Change id', disk.changeId ?? 'none'],
+    ...(disk.wasEncrypted ? [['Encryption', 'encrypted in the VM; this backup of it is in clear'] as const] : []),
     ...(disk.damage === null ? [] : [['Damage', disk.damage] as const]),
   ]);
 }

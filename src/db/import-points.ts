@@ -8,7 +8,17 @@ import { findJob, type Job } from './jobs.js';
 import { backupDisks, backupJobs, vmBackupContexts } from './schema.js';
 
 type DiskFacts =
-  'id' | 'parentId' | 'diskKey' | 'target' | 'identity' | 'type' | 'reason' | 'sizeBytes' | 'changeId' | 'path';
+  | 'id'
+  | 'parentId'
+  | 'diskKey'
+  | 'target'
+  | 'identity'
+  | 'type'
+  | 'reason'
+  | 'sizeBytes'
+  | 'wasEncrypted'
+  | 'changeId'
+  | 'path';
 type FileFacts = Record<'checksum' | 'hashesChecksum', string> & { fileBytes: number };
 
 /** A restore point as the repository itself tells of it. */

@@ -172,6 +172,8 @@ export const backupDisks = pgTable(
     type: text('type', { enum: ['full', 'incremental'] }).notNull(),
     reason: text('reason').notNull(),
     sizeBytes: bytes('size_bytes').notNull(),
+    /** Whether the VM's disk was encrypted: its backup is not. */
+    wasEncrypted: boolean('was_encrypted').notNull().default(false),
     changedBytes: bytes('changed_bytes').notNull().default(0),
     writtenBytes: bytes('written_bytes').notNull().default(0),
     /** What the hypervisor must be asked with next time; null where it does not track changes, or has been told to forget. */

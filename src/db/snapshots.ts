@@ -35,7 +35,16 @@ export async function beginSnapshot(
 
 export type OpenedDiskRow = Pick<
   BackupDisk,
-  'id' | 'type' | 'reason' | 'parentId' | 'sourceUri' | 'dirtyContext' | 'changeId' | 'identity' | 'sizeBytes'
+  | 'id'
+  | 'type'
+  | 'reason'
+  | 'parentId'
+  | 'sourceUri'
+  | 'dirtyContext'
+  | 'changeId'
+  | 'identity'
+  | 'sizeBytes'
+  | 'wasEncrypted'
 >;
 
 /**
@@ -52,8 +61,19 @@ export async function recordSnapshot(
     const [row] = await tx.select().from(backupJobs).where(eq(backupJobs.id, jobId)).for('update');
     if (row?.status !== 'running' || row.snapshotIds.at(-1) !== snapshotId) return false;
     await tx.update(backupJobs).set({ consistency, vmConfig, warnings }).where(eq(backupJobs.id, jobId));
-    for (const { id, type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes } of disks) {
-      const opened = { type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes };
+    for (const {
+      id,
+      type,
+      reason,
+      parentId,
+      sourceUri,
+      dirtyContext,
+      changeId,
+      identity,
+      sizeBytes,
+      wasEncrypted,
+    } of disks) {
+      const opened = { type, reason, parentId, sourceUri, dirtyContext, changeId, identity, sizeBytes, wasEncrypted };
       await tx.update(backupDisks).set(opened).where(eq(backupDisks.id, id));
     }
     return true;

@@ -17,6 +17,7 @@ const schema = z.strictObject(
     maxParallelDisks: count(1, 64).default(4),
     compare: flag().default(false),
     allowIothreads: flag().default(false),
+    allowPlaintext: flag().default(false),
   },
   `expected an object such as {"vm":"web01"}`,
 );

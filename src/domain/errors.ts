@@ -21,6 +21,8 @@ export const errorCodes = {
   /** Others need what was to be deleted. */
   HasDescendants: { permanent: true, exitCode: 4 },
   VMRunning: { permanent: true, exitCode: 4 },
+  /** The backup of an encrypted disk would not be encrypted. */
+  DiskEncrypted: { permanent: true, exitCode: 4 },
   SourceBusy: { permanent: false, exitCode: 4 },
   RepositoryUnusable: { permanent: true, exitCode: 5 },
   RepositoryFull: { permanent: true, exitCode: 5 },

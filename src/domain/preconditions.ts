@@ -11,6 +11,20 @@ export function requireRunning(vm: { name: string; state: string }): void {
   );
 }
 
+/** @throws BackupError DiskEncrypted: a hypervisor decrypts what we read, so a backup lies in clear, which a person has to want */
+export function requirePlaintextAllowed(
+  vm: string,
+  disks: readonly { key: string; isEncrypted: boolean }[],
+  allowPlaintext: boolean,
+): void {
+  const encrypted = disks.filter(({ isEncrypted }) => isEncrypted).map(({ key }) => `'${key}'`);
+  if (encrypted.length === 0 || allowPlaintext) return;
+  throw new BackupError(
+    'DiskEncrypted',
+    `cannot back up VM '${vm}': disk ${encrypted.join(', ')} is encrypted, and its backup would lie in the repository in clear; leave it out, or set allowPlaintext (--allow-plaintext)`,
+  );
+}
+
 /** @throws BackupError NoParent when only incrementals were asked for, and no disk has anything to start from */
 export function requireParent(
   vm: string,

@@ -23,4 +23,6 @@ export interface RestoreVMResult {
   /** The VM that was defined, or whose disks were replaced; null where there are files only. */
   vm: { id: string; name: string } | null;
   disks: RestoreVMDiskResult[];
+  /** What is not as it was in the VM, for people. */
+  warnings: string[];
 }

@@ -21,6 +21,8 @@ const disk = z.strictObject({
   /** Relative to the repository, as all paths here. */
   path,
   sizeBytes: sizeInBytes.positive(),
+  /** Whether the VM's disk was encrypted. The file here is not. */
+  wasEncrypted: z.boolean(),
   fileBytes: sizeInBytes,
   /** `sha256:<hex>` of the file. */
   checksum,

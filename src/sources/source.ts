@@ -132,6 +132,8 @@ export interface SourceDisk {
   sizeBytes: number;
   /** Whether the hypervisor can record changes of this disk (QCOW2 can, raw cannot). */
   tracksChanges: boolean;
+  /** Whether its image, or one that this is based on, is encrypted: what we read of it is not. */
+  isEncrypted: boolean;
   /** Why this disk cannot be backed up, for people: `CD-ROM`, `read-only`, `raw passthrough`, … Null where it can. */
   skipReason: string | null;
 }
@@ -168,6 +170,8 @@ export interface SnapshotDisk {
   sizeBytes: number;
   /** NBD URI of the whole disk at the point in time, readable on the hypervisor's host. Has `base:allocation`. */
   uri: string;
+  /** As in SourceDisk, at the moment of the snapshot. */
+  isEncrypted: boolean;
   /** The base that was honoured, or null: then only a full can be made. */
   changedSince: string | null;
   /** NBD metadata context that holds what changed since `changedSince`; null where that is null. */

@@ -4,7 +4,12 @@ import { parseBackupVMInput, type BackupVMInput, type BackupVMRequest } from '..
 import { chooseDisks } from '../domain/choose-disks.js';
 import { planDisk, type DiskPlan } from '../domain/plan.js';
 import { orphanError } from '../domain/orphaned-run.js';
-import { requireParent, requireRepositorySpace, requireRunning } from '../domain/preconditions.js';
+import {
+  requireParent,
+  requirePlaintextAllowed,
+  requireRepositorySpace,
+  requireRunning,
+} from '../domain/preconditions.js';
 import type { BackupVMDiskResult, BackupVMResult } from '../domain/result.js';
 import { copyDisks, type CopiedDisk } from './copy-disks.js';
 import { createPause } from './chain-lease.js';
@@ -47,6 +52,7 @@ async function planBackup(targets: Targets, input: BackupVMInput, report: Report
   const { vm, freeBytes, ports } = await probeSteps(host).probeHost({ hypervisorId, repositoryId, vm: input.vm });
   requireRunning(vm);
   const chosen = chooseDisks(vm, input.disks);
+  requirePlaintextAllowed(vm.name, chosen, input.allowPlaintext);
   const { vmId, name: vmName } = vm;
   const { contextId, facts, heads } = await jobSteps.lookUpContext({ hypervisorId, repositoryId, vmId, vmName });
   const disks = chosen.map((disk) => {
@@ -83,6 +89,7 @@ async function backUp(
       quiesce,
       onLostChangeId,
       allowIothreads: input.allowIothreads,
+      allowPlaintext: input.allowPlaintext,
       disks: plan.disks,
     });
     report.setDisks(disks.map((disk) => ({ ...disk, phase: 'planned', writtenBytes: 0 })));

@@ -66,7 +66,7 @@ async function restore(
     report.step('giving the disks their names');
     await restoreSteps(host, 'every disk is written and verified').placeRestore({ leaseId });
     for (const { key } of disks) report.disk({ key, phase: 'complete' });
-    result = { pointId, pointTime, vm: prepared.vm, disks };
+    result = { pointId, pointTime, vm: prepared.vm, disks, warnings: prepared.warnings };
   } finally {
     // Always: on success, failure and cancellation. After a crash of the worker, Temporal brings the workflow back to this line.
     report.step('cleaning up');

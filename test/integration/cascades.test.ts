@@ -148,6 +148,7 @@ describe('the seal', () => {
       changeId: 'c1',
       identity: 'a',
       sizeBytes: 1024,
+      wasEncrypted: false,
     } as const;
     const row = { id: disk.id, type: 'full', reason: 'requested', parentId: null, ...opened } as const;
     const values = { consistency: 'crash', vmConfig: null, warnings: [] } as const;

@@ -13,7 +13,7 @@ import type { BackupVMResult } from '../../src/domain/result.js';
 import { createMarker } from '../../src/repository/marker.js';
 import { mainQueue, searchAttributes } from '../../src/workflows/messages.js';
 import { freePorts } from './ports.js';
-import { startStorageDaemon, type StorageDaemon } from './storage-daemon.js';
+import { startStorageDaemon, type StorageDaemon, type StorageDaemonOptions } from './storage-daemon.js';
 import { copyDatabase, type TestDatabase } from './template-database.js';
 
 export interface Servers {
@@ -35,10 +35,7 @@ export interface Lab {
   namespace: string;
   repository: { id: string; path: string };
   /** Starts a VM without guest on the lab's QMP hypervisor; it stops with the lab. */
-  startVM: (
-    name: string,
-    disks: { key: string; sizeBytes: number; format?: 'qcow2' | 'raw' }[],
-  ) => Promise<StorageDaemon>;
+  startVM: (name: string, disks: StorageDaemonOptions['disks']) => Promise<StorageDaemon>;
   start: (
     input: BackupVMRequest,
     workflowId?: string,

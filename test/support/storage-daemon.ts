@@ -3,14 +3,18 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { run, runOrThrow } from '../../src/process/run.js';
+import { createTestImage } from './create-image.js';
 import { until } from './until.js';
+
+/** `luks-qcow2` is a QCOW2 file with encrypted clusters; `raw-on-luks` a raw disk in a LUKS container, below a layer of its own. */
+type ImageFormat = 'qcow2' | 'raw' | 'luks' | 'luks-qcow2' | 'raw-on-luks';
 
 export interface StorageDaemonOptions {
   /** Where sockets and images go; images that are there already are used. */
   directory: string;
   /** The VM's name: its sockets are NAME.qmp and NAME.nbd. */
   name: string;
-  disks: { key: string; sizeBytes: number; format?: 'qcow2' | 'raw' }[];
+  disks: { key: string; sizeBytes: number; format?: ImageFormat }[];
   /** Whether the process has an iothread. No disk gets it: then QEMU 7.2 would abort at our own first look at the disk. */
   hasIothread?: boolean;
 }
@@ -31,6 +35,32 @@ export interface StorageDaemon {
   stop: () => Promise<void>;
 }
 
+const secret = 'secret,id=passphrase,data=letmein';
+const withSecret = (format: string, options: string) => ['-f', format, '--object', secret, '-o', options];
+const createOptions: Record<ImageFormat, string[]> = {
+  qcow2: ['-f', 'qcow2'],
+  raw: ['-f', 'raw'],
+  luks: withSecret('luks', 'key-secret=passphrase,iter-time=10'),
+  'luks-qcow2': withSecret('qcow2', 'encrypt.format=luks,encrypt.key-secret=passphrase,encrypt.iter-time=10'),
+  'raw-on-luks': withSecret('luks', 'key-secret=passphrase,iter-time=10'),
+};
+
+/** The layers above a file, the guest's last. */
+function blockdevs(key: string, format: ImageFormat): string[] {
+  const above = (driver: string, name: string, file: string) =>
+    `driver=${driver},node-name=${name},file=${file},discard=unmap`;
+  switch (format) {
+    case 'luks':
+      return [`${above('luks', key, `${key}-file`)},key-secret=passphrase`];
+    case 'luks-qcow2':
+      return [`${above('qcow2', key, `${key}-file`)},encrypt.format=luks,encrypt.key-secret=passphrase`];
+    case 'raw-on-luks':
+      return [`${above('luks', `${key}-luks`, `${key}-file`)},key-secret=passphrase`, above('raw', key, `${key}-luks`)];
+    default:
+      return [above(format, key, `${key}-file`)];
+  }
+}
+
 /** Starts one and returns when it serves. About 0.1 s. */
 export async function startStorageDaemon({
   directory,
@@ -48,23 +78,21 @@ export async function startStorageDaemon({
 
   for (const { key, sizeBytes, format = 'qcow2' } of disks) {
     if (existsSync(imageOf(key))) continue;
-    await runOrThrow('qemu-img', ['create', '-q', '-f', format, imageOf(key), String(sizeBytes)], {
-      timeoutMs: 10_000,
-    });
+    await createTestImage([...createOptions[format], imageOf(key), String(sizeBytes)]);
   }
 
   async function start(): Promise<void> {
     const objects = hasIothread ? ['--object', 'iothread,id=io0'] : [];
     const nodes = disks.flatMap(({ key, format = 'qcow2' }) => [
       ...['--blockdev', `driver=file,node-name=${key}-file,filename=${imageOf(key)},discard=unmap`],
-      ...['--blockdev', `driver=${format},node-name=${key},file=${key}-file,discard=unmap`],
+      ...blockdevs(key, format).flatMap((node) => ['--blockdev', node]),
       ...['--export', `type=nbd,id=guest-${key},node-name=${key},name=${key},writable=on`],
     ]);
     const servers = [
       ...['--nbd-server', `addr.type=unix,addr.path=${nbdPath},max-connections=0`],
       ...['--chardev', `socket,id=qmp,path=${qmpPath},server=on,wait=off`, '--monitor', 'chardev=qmp,mode=control'],
     ];
-    const args = ['--pdeathsig', 'KILL', 'qemu-storage-daemon', ...objects, ...servers, ...nodes];
+    const args = ['--pdeathsig', 'KILL', 'qemu-storage-daemon', '--object', secret, ...objects, ...servers, ...nodes];
     child = spawn('setpriv', args, { stdio: ['ignore', 'ignore', 'inherit'] });
     child.once('exit', tellOfEnd);
     await untilServing();

@@ -52,6 +52,7 @@ test('the example of a manifest has exactly the fields that we write', () => {
     parent: true,
     path: true,
     sizeBytes: true,
+    wasEncrypted: true,
     fileBytes: true,
     checksum: true,
     hashesChecksum: true,

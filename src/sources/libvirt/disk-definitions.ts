@@ -47,6 +47,11 @@ export function readDiskDefinitions(xml: string): DiskDefinition[] {
   });
 }
 
+/** The targets of the disks that QEMU decrypts for the guest, and so for us. */
+export function encryptedTargets(xml: string): Set<string> {
+  return new Set(readDiskDefinitions(xml).flatMap(({ target, isEncrypted }) => (isEncrypted ? [target] : [])));
+}
+
 const elsewhere = 'restore to a new VM or to files instead';
 
 /** The definition stays as it is when an image is replaced, so all that it says of the old image would be said of the new one. */

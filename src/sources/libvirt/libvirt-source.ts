@@ -5,6 +5,7 @@ import type { Source, SourceDisk, VMDescription, VMSummary } from '../source.js'
 import { endBackupJob, resumeAfterFullScratch } from './backup-job.js';
 import { dropCheckpoint } from './checkpoints.js';
 import { defineVM, listImages, startVM, takeName, undefineVM } from './define.js';
+import { encryptedTargets } from './disk-definitions.js';
 import { parseDomain } from './domain.js';
 import { thaw } from './freeze.js';
 import { listImageFiles } from './image-files.js';
@@ -75,13 +76,15 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
 }
 
 async function describeDisks(call: VirshCall, vmId: string): Promise<SourceDisk[]> {
-  const { disks } = parseDomain(await virsh(call, ['dumpxml', '--domain', vmId]));
+  const xml = await virsh(call, ['dumpxml', '--domain', vmId]);
+  const encrypted = encryptedTargets(xml);
   const described: SourceDisk[] = [];
-  for (const disk of disks) {
+  for (const disk of parseDomain(xml).disks) {
     const { key, target, tracksChanges, skipReason } = disk;
     const sizeBytes = skipReason === null ? await diskSizeBytes(call, vmId, target) : 0;
     const identity = skipReason === null ? await diskIdentity(disk, call.signal) : '';
-    described.push({ key, target, identity, sizeBytes, tracksChanges, skipReason });
+    const isEncrypted = encrypted.has(target);
+    described.push({ key, target, identity, sizeBytes, tracksChanges, isEncrypted, skipReason });
   }
   return described;
 }

@@ -12,6 +12,7 @@ import {
 import { busyError, endBackupJob, runningJob } from './backup-job.js';
 import { backupXml, checkpointXml } from './backup-xml.js';
 import { dropCheckpoint, usableTargets } from './checkpoints.js';
+import { encryptedTargets } from './disk-definitions.js';
 import { openedIdentities } from './disk-identity.js';
 import { parseDomain, type Domain, type DomainDisk } from './domain.js';
 import { freeze, thaw } from './freeze.js';
@@ -190,6 +191,7 @@ async function describe(
   signal: AbortSignal,
 ): Promise<OpenSnapshot> {
   const disks: SnapshotDisk[] = [];
+  const encrypted = encryptedTargets(opened.vmConfig);
   for (const [index, { key, target, base, tracksChanges }] of opened.disks.entries()) {
     const uri = `nbd+unix:///${encodeURIComponent(target)}?socket=${encodeURIComponent(directory.socket)}`;
     const { sizeBytes } = await inspectExport(uri, signal);
@@ -198,6 +200,7 @@ async function describe(
       identity: identities[index] ?? '',
       sizeBytes,
       uri,
+      isEncrypted: encrypted.has(target),
       changedSince: base,
       dirtyContext: base === null ? null : `qemu:dirty-bitmap:backup-${target}`,
       changeId: tracksChanges ? changeIdOf(snapshotId) : null,

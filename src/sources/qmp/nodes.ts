@@ -20,6 +20,9 @@ const namedNodes = z.array(
     image: z.object({
       'virtual-size': z.number(),
       'format-specific': z.object({ data: z.object({ compat: z.string().optional() }) }).optional(),
+      encrypted: z.boolean().default(false),
+      'backing-filename': z.string().optional(),
+      'full-backing-filename': z.string().optional(),
     }),
     'dirty-bitmaps': z.array(bitmap).default([]),
   }),
@@ -73,14 +76,16 @@ export function disksOf(graph: BlockGraph): Disk[] {
       const node = inserted && nodeUnderFilter(graph, inserted['node-name']);
       const own = node && !node['node-name'].startsWith('#') ? node['node-name'] : undefined; // QEMU made up a name with #
       const isReadOnly = inserted?.ro ? (removable ? 'CD-ROM' : 'read-only') : null;
-      return describe(device || own || qdev || '', inserted ? isReadOnly : 'no medium', node);
+      return describe(graph, device || own || qdev || '', inserted ? isReadOnly : 'no medium', node);
     });
   }
   const exported = graph.exports.filter(({ id }) => !isOurs(id)).map((one) => nodeUnderFilter(graph, one['node-name']));
-  return [...new Set(exported)].flatMap((node) => (node && !node.ro ? [describe(node['node-name'], null, node)] : []));
+  return [...new Set(exported)].flatMap((node) =>
+    node && !node.ro ? [describe(graph, node['node-name'], null, node)] : [],
+  );
 }
 
-function describe(key: string, skipReason: string | null, node: BlockNode | undefined): Disk {
+function describe(graph: BlockGraph, key: string, skipReason: string | null, node: BlockNode | undefined): Disk {
   const isUsable = node !== undefined && skipReason === null;
   return {
     key,
@@ -88,6 +93,7 @@ function describe(key: string, skipReason: string | null, node: BlockNode | unde
     sizeBytes: isUsable ? node.image['virtual-size'] : 0,
     // Files of the older version (compat 0.10) have no room for bitmaps.
     tracksChanges: isUsable && node.drv === 'qcow2' && node.image['format-specific']?.data.compat !== '0.10',
+    isEncrypted: isUsable && isEncrypted(graph.nodes, node),
     skipReason: node ? skipReason : (skipReason ?? 'no medium'),
     node,
   };
@@ -103,6 +109,14 @@ export async function identityOf({ file }: BlockNode, signal: AbortSignal): Prom
 function innermostFile(options: unknown): string {
   const { data } = z.object({ file: z.unknown(), filename: z.string() }).partial().safeParse(options);
   return data?.filename ?? (data?.file === undefined ? '' : innermostFile(data.file));
+}
+
+/** Whether QEMU decrypts what it reads: in this node, in a layer below it, which its name then tells, or in one that it is based on. */
+function isEncrypted(nodes: readonly BlockNode[], { drv, file, image }: BlockNode): boolean {
+  if (drv === 'luks' || image.encrypted || /"driver": "luks"/.test(file)) return true;
+  const backingName = image['full-backing-filename'] ?? image['backing-filename'];
+  const backing = nodes.find((node) => node.file === backingName && node.file !== file);
+  return backing !== undefined && isEncrypted(nodes, backing);
 }
 
 /** While a snapshot is open, its filter stands between the guest and the disk. */

@@ -38,6 +38,7 @@ interface Part {
   key: string;
   node: BlockNode;
   tracksChanges: boolean;
+  isEncrypted: boolean;
   base: string | null;
 }
 
@@ -109,12 +110,12 @@ function partOf(
       : disks.map((one) => one.key).join(', ') || 'none';
     throw new BackupError('DiskNotFound', `Expected a disk '${key}' in VM ${machine.name}, found ${found}`);
   }
-  const { node, tracksChanges } = disk;
+  const { node, tracksChanges, isEncrypted } = disk;
   const base = baseChangeId === null ? null : bitmapName(baseChangeId, key);
   const bitmap = node['dirty-bitmaps'].find(({ name }) => name === base);
   // A bitmap that was not stored when QEMU died is inconsistent; one that stood still for a while misses writes.
   const isGood = bitmap && bitmap.recording && bitmap.persistent && !bitmap.inconsistent;
-  return { key, node, tracksChanges, base: isGood ? baseChangeId : null };
+  return { key, node, tracksChanges, isEncrypted, base: isGood ? baseChangeId : null };
 }
 
 /** What changed up to the point in time, from the base on: a bitmap that stands still while the base records on. */
@@ -219,7 +220,7 @@ async function describeParts(
 
 function describePart(
   snapshotId: string,
-  { key, node, tracksChanges, base }: Part,
+  { key, node, tracksChanges, isEncrypted, base }: Part,
   identity: string,
   socketPath: string,
 ): SnapshotDisk {
@@ -227,6 +228,7 @@ function describePart(
     key,
     identity,
     sizeBytes: node.image['virtual-size'],
+    isEncrypted,
     uri: `nbd+unix:///${namesFor(snapshotId, node).export}?socket=${encodeURIComponent(socketPath)}`,
     changedSince: base,
     dirtyContext: base === null ? null : `qemu:dirty-bitmap:${sinceBitmap(snapshotId, base)}`,

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { parseBackupVMInput } from '../../../src/domain/backup-input.js';
 
 const known =
-  'known: vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare, allowIothreads';
+  'known: vm, hypervisor, repository, type, disks, quiesce, onLostChangeId, maxChainLength, maxParallelDisks, compare, allowIothreads, allowPlaintext';
 
 describe('parseBackupVMInput', () => {
   test('fills in the defaults', () => {
@@ -14,6 +14,7 @@ describe('parseBackupVMInput', () => {
       maxParallelDisks: 4,
       compare: false,
       allowIothreads: false,
+      allowPlaintext: false,
     });
   });
 
@@ -30,6 +31,7 @@ describe('parseBackupVMInput', () => {
       maxParallelDisks: 64,
       compare: true,
       allowIothreads: true,
+      allowPlaintext: true,
     };
     expect(parseBackupVMInput(input)).toEqual(input);
   });

@@ -1,6 +1,11 @@
 import { describe, expect, test } from 'vitest';
 import type { DiskPlan, PlanReason } from '../../../src/domain/plan.js';
-import { requireParent, requireRepositorySpace, requireRunning } from '../../../src/domain/preconditions.js';
+import {
+  requireParent,
+  requirePlaintextAllowed,
+  requireRepositorySpace,
+  requireRunning,
+} from '../../../src/domain/preconditions.js';
 
 function plan(key: string, reason: PlanReason): DiskPlan {
   const type = reason === 'parent_good' ? 'incremental' : 'full';
@@ -18,6 +23,27 @@ describe('requireRunning', () => {
         code: 'VMNotRunning',
         message:
           "Expected VM 'web01' running or paused, found it shut off; start it, or start it paused to keep its guest from running, and back it up again",
+      }) as Error,
+    );
+  });
+});
+
+describe('requirePlaintextAllowed', () => {
+  const [clear, secret] = [
+    { key: 'vda', isEncrypted: false },
+    { key: 'vdb', isEncrypted: true },
+  ];
+
+  test('says nothing of disks in clear, nor of encrypted ones where a person allowed it', () => {
+    expect(() => requirePlaintextAllowed('web01', [clear], false)).not.toThrow();
+    expect(() => requirePlaintextAllowed('web01', [clear, secret], true)).not.toThrow();
+  });
+
+  test('refuses an encrypted disk by name, and says how to go on', () => {
+    expect(() => requirePlaintextAllowed('web01', [clear, secret], false)).toThrow(
+      expect.objectContaining({
+        code: 'DiskEncrypted',
+        message: expect.stringMatching(/disk 'vdb' is.*allowPlaintext/) as string,
       }) as Error,
     );
   });

@@ -23,7 +23,7 @@ function createPoint(day: number): Manifest {
     ...{ id: id(String(day)), key: 'root', target: 'vda', type: 'full', reason: 'first_backup', parent: null },
     identity: 'file file=/images/web01.img',
     path: diskFilePath('web01', 'root', time(day)),
-    ...{ sizeBytes: 1024, fileBytes: 4, checksum, hashesChecksum: checksum, changeId: null },
+    ...{ sizeBytes: 1024, wasEncrypted: false, fileBytes: 4, checksum, hashesChecksum: checksum, changeId: null },
   };
   const parent = { id: id(String(day - 1)), path: diskFilePath('web01', 'root', time(day - 1)) };
   return {
