@@ -17,6 +17,7 @@ import { syncDirectory } from '../repository/durable.js';
 import { errorCodeOf } from '../repository/file-errors.js';
 import { link, rename, rm } from '../repository/file-system.js';
 import { removeFile } from '../repository/files.js';
+import type { Source } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { replaceableImages, requireShutOff } from './in-place.js';
@@ -31,7 +32,7 @@ export function createPlaceRestoreActivities(dependencies: HostDependencies) {
         const restore = await findRestore(dependencies.db, input.leaseId);
         if (!restore) throw leaseGone(input.leaseId);
         if (restore.phase === 'writing') await decide(dependencies, restore, signal);
-        await finishRestore(dependencies, restore, signal);
+        await finishRestore(dependencies, restore, signal, { requiresAll: true });
       });
     },
 
@@ -120,33 +121,37 @@ async function define(
   for (const { backupDiskId, path: file, format } of disks) {
     files.push({ key: (await getDisk(db, backupDiskId)).diskKey, file, format });
   }
-  const name = other && restore.overwrite ? `${vmName}.${vmId}` : vmName;
+  const name = other && restore.overwrite ? waitingName(vmName, vmId) : vmName;
   await source.defineVM({ vmId, name, vmConfig, disks: files }, signal);
 }
 
 /**
  * Finishes a restore that was decided upon, whatever of it has been done: names, the VM's name, what the hypervisor recorded of
- * replaced disks, and at last the files that were kept. Safe to repeat.
+ * replaced disks, and at last the files that were kept. Safe to repeat. The files decide what is left to do, not the rows: with an
+ * older database the restore may have completed long ago, and its VM may run.
+ * @param requiresAll whether a restored disk that is nowhere is an error; clean-up cannot bring it back, and must come to an end
  * @throws BackupError VMRunning, TargetUnusable, InUse when a VM whose disks are about to be replaced was started or changed
  */
 export async function finishRestore(
   dependencies: HostDependencies,
   restore: Restore,
   signal: AbortSignal,
+  { requiresAll }: { requiresAll: boolean },
 ): Promise<void> {
   const { db } = dependencies;
   const disks = await listRestoreDisks(db, restore.leaseId);
   const unplaced = disks.filter(({ status }) => status !== 'placed');
   const vm = vmOf(restore);
   const source = vm ? await sourceOf(dependencies, vm) : undefined;
-  if (vm && source && restore.target === 'in-place' && unplaced.length > 0) {
-    await requireReplaceable(dependencies, vm, unplaced, signal);
+  const unfinished = await listUnfinished(unplaced);
+  if (vm && restore.target === 'in-place' && unfinished.length > 0) {
+    await requireReplaceable(dependencies, vm, unfinished, signal);
   }
   for (const disk of unplaced) {
-    await atTarget(disk.path, () => place(disk));
+    await atTarget(disk.path, () => place(disk, requiresAll));
     await recordPlaced(db, disk.id);
   }
-  if (vm && source && restore.target === 'vm') await source.takeName(vm.vmId, vm.vmName, signal);
+  if (vm && source && restore.target === 'vm') await takeName(source, vm, signal);
   if (vm && source && restore.target === 'in-place') {
     const replaced = await listReplacedChangeIds(db, { leaseId: restore.leaseId, ...vm });
     for (const { contextId, changeId } of replaced) {
@@ -154,11 +159,29 @@ export async function finishRestore(
       await forgetChangeIds(db, contextId, [changeId]);
     }
   }
-  for (const { keptPath } of disks) if (keptPath !== null) await removeFile(keptPath);
+  for (const { path, keptPath } of disks) {
+    if (keptPath !== null && (await atTarget(path, () => fileAt(path)))) await removeFile(keptPath);
+  }
 }
 
+/** The disks whose unfinished file is still there: it goes when its disk gets its name. */
+async function listUnfinished(disks: readonly RestoreDisk[]): Promise<RestoreDisk[]> {
+  const found: RestoreDisk[] = [];
+  for (const disk of disks) if (await atTarget(disk.path, () => fileAt(disk.attemptPath))) found.push(disk);
+  return found;
+}
+
+/** The name that the VM waited for with one of its own. A VM that has got it, was renamed by somebody, or is gone, is left alone. */
+async function takeName(source: Source, { vmId, vmName }: RestoredVM, signal: AbortSignal): Promise<void> {
+  const own = (await source.listVMs(signal)).find((vm) => vm.vmId === vmId);
+  if (own?.name === waitingName(vmName, vmId)) await source.takeName(vmId, vmName, signal);
+}
+
+/** Of a VM that is to replace another one of its name. */
+const waitingName = (vmName: string, vmId: string) => `${vmName}.${vmId}`;
+
 /** At any moment either the old file or the new one has the name. Safe to repeat, also after a crash between any two of these. */
-async function place({ path, attemptPath, keptPath }: RestoreDisk): Promise<void> {
+async function place({ path, attemptPath, keptPath }: RestoreDisk, requiresAll: boolean): Promise<void> {
   if (await fileAt(attemptPath)) {
     if (keptPath === null) {
       await giveName(attemptPath, path);
@@ -168,6 +191,7 @@ async function place({ path, attemptPath, keptPath }: RestoreDisk): Promise<void
       await rename(attemptPath, path);
     }
   } else if (!(await fileAt(path))) {
+    if (!requiresAll) return;
     throw new TypeError(`Expected the restored disk at ${attemptPath}, or at ${path}, found it at neither`);
   }
   await syncDirectory(dirname(path));
@@ -189,18 +213,38 @@ async function giveName(file: string, name: string): Promise<void> {
   }
 }
 
-/** What a restore has written that is not decided upon: gone, and a VM that it defined, too. Safe to repeat. */
+/**
+ * What a restore has written that is not decided upon: gone, and a VM that it defined, too. Never a file that has its final name. Safe to
+ * repeat.
+ */
 export async function undoRestore(
   dependencies: HostDependencies,
   restore: Restore,
   signal: AbortSignal,
 ): Promise<void> {
-  for (const { path, attemptPath } of await listRestoreDisks(dependencies.db, restore.leaseId)) {
-    await atTarget(path, () => rm(attemptPath, { force: true }));
-  }
+  const disks = await listRestoreDisks(dependencies.db, restore.leaseId);
   const vm = vmOf(restore);
-  // By its id, which no other VM has: it was made for this restore.
-  if (vm && restore.target === 'vm') await (await sourceOf(dependencies, vm)).undefineVM(vm.vmId, signal);
+  // Before the files: without them the VM would look as if the restore had completed.
+  if (vm && restore.target === 'vm') await undefineUnplaced(await sourceOf(dependencies, vm), vm, disks, signal);
+  for (const { path, attemptPath } of disks) await atTarget(path, () => rm(attemptPath, { force: true }));
+}
+
+/**
+ * Undefines the VM of a restore that is undone. It was defined, if at all, when every disk was written and none had its name: one that
+ * runs, or whose unfinished files are gone, was completed after the rows of an older database.
+ */
+async function undefineUnplaced(
+  source: Source,
+  { vmId }: RestoredVM,
+  disks: readonly RestoreDisk[],
+  signal: AbortSignal,
+): Promise<void> {
+  const own = (await source.listVMs(signal)).find((vm) => vm.vmId === vmId);
+  if (own?.state !== 'shut off') return;
+  for (const { path, attemptPath } of disks) {
+    if ((await atTarget(path, () => fileAt(attemptPath))) === undefined) return;
+  }
+  await source.undefineVM(vmId, signal); // by its id, which no other VM has: it was made for this restore
 }
 
 export type PlaceRestoreActivities = ReturnType<typeof createPlaceRestoreActivities>;
