@@ -112,6 +112,8 @@ CREATE TABLE "repositories" (
 	"host" text NOT NULL,
 	"path" text NOT NULL,
 	"immutable_until" timestamp with time zone,
+	"epoch" bigint DEFAULT 0 NOT NULL,
+	"registration_id" uuid DEFAULT gen_random_uuid() NOT NULL,
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "repositories_name_unique" UNIQUE("name"),
 	CONSTRAINT "repositories_host_path" UNIQUE("host","path")

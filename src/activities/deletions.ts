@@ -2,7 +2,7 @@ import { findChainLease, recordLeaseTrouble, releaseChainLease, type ChainLease 
 import { getContext } from '../db/contexts.js';
 import type { Database } from '../db/database.js';
 import { listTombstones, listUncleaned, lookUpPlan, tombstonePoints } from '../db/deletions.js';
-import { getDisk, listChain, listDisks } from '../db/disks.js';
+import { getDisk, listChain, listDisks, type BackupDisk } from '../db/disks.js';
 import { getJob } from '../db/jobs.js';
 import { listMerged, listMerges } from '../db/merges.js';
 import { listPoints } from '../db/points.js';
@@ -21,6 +21,8 @@ import type { MergeProgress, MergeWatch } from './merge.js';
 import { requireHost } from './job-rows.js';
 import { findTrouble } from './parent-files.js';
 import { ownDiskFile, type PointFolder } from './point-files.js';
+import { requireCurrent } from './repository-epoch.js';
+import { findUnknownDescendant, repositoryAhead } from './sealed-files.js';
 
 export function createDeletionActivities(dependencies: HostDependencies) {
   return {
@@ -29,6 +31,7 @@ export function createDeletionActivities(dependencies: HostDependencies) {
       await heartbeating(async () => {
         const { repository } = await findFolder(dependencies, input.contextId);
         await probeRepository(repository.path, repository.id);
+        await requireCurrent(dependencies.db, repository);
       });
     },
 
@@ -59,7 +62,7 @@ export interface BeginDeletionInput {
 /**
  * Looks at everything that could keep restore points from being deleted, and then gives them their tombstones, in one
  * transaction: from there on `finishDeletion` brings it to its end. Run again, it finds what it began.
- * @throws BackupError Protected, HasDescendants, PointNotFound, PointDamaged, RepositoryFull, InUse: nothing was changed
+ * @throws BackupError Protected, HasDescendants, PointNotFound, PointDamaged, RepositoryFull, RepositoryAhead, InUse: nothing was changed
  */
 export async function beginDeletion(
   dependencies: HostDependencies,
@@ -73,6 +76,7 @@ export async function beginDeletion(
   if (begun) return describeDeletion(db, begun);
   const folder = await findFolder(dependencies, lease.contextId);
   await requireRepository(folder.repository.path, folder.repository.id);
+  await requireCurrent(db, folder.repository);
   const jobIds = await choosePoints(db, lease.contextId, chosen);
   const plan = await lookUpPlan(db, { ...lease, jobIds, descendants });
   await requireOwnFiles(db, folder, plan);
@@ -159,12 +163,19 @@ async function choosePoints(db: Database, contextId: string, jobIds: string[] | 
   );
 }
 
-/** A tampered row is refused before anything is changed. */
-async function requireOwnFiles(db: Database, folder: PointFolder, { jobIds }: DeletionPlan): Promise<void> {
+/** A tampered row is refused before anything is changed, and so is a point that a file builds upon which no row knows. */
+async function requireOwnFiles(db: Database, folder: PointFolder, { jobIds, merges }: DeletionPlan): Promise<void> {
+  const going: BackupDisk[] = [];
   for (const id of jobIds) {
     const { pointTime } = await getJob(db, id);
-    for (const disk of await listDisks(db, id)) await ownDiskFile(folder, disk, pointTime);
+    for (const disk of await listDisks(db, id)) {
+      await ownDiskFile(folder, disk, pointTime);
+      going.push(disk);
+    }
   }
+  const successors = await Promise.all(merges.map(({ successorId }) => getDisk(db, successorId)));
+  const claim = await findUnknownDescendant(folder.repository.path, going, successors);
+  if (claim !== undefined) throw repositoryAhead(folder.repository, claim);
 }
 
 /** @throws BackupError PointDamaged when a file that a merge reads is not as it was sealed; RepositoryFull when it will not fit */

@@ -19,6 +19,7 @@ import { exportDirectory, stopExportProcess } from './export-process.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
 import { findChainTrouble } from './parent-files.js';
+import { requireCurrent } from './repository-epoch.js';
 
 export interface StartExportInput {
   jobId: string;
@@ -59,6 +60,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
         await stopExportProcess({ db, machineId, runDir }, lease);
         const root = repository.path;
         const { freeBytes } = await probeRepository(root, repository.id);
+        await requireCurrent(db, repository);
         if (planned.attemptPath !== null) await removeFile(insideRepository(root, planned.attemptPath));
 
         const disk = await settleType(db, root, planned, input.onLostChangeId, signal);

@@ -1,14 +1,18 @@
 import type { ChainLease } from '../db/chain-leases.js';
 import { deleteContext, deleteTombstones, listNeedingPaths, listTombstones } from '../db/deletions.js';
-import { forgetChangeIds, listDisks, obsoleteChangeIds } from '../db/disks.js';
+import { forgetChangeIds, getDisk, listDisks, listDisksOfJobs, obsoleteChangeIds } from '../db/disks.js';
 import { getHypervisor } from '../db/hypervisors.js';
-import { listMerges } from '../db/merges.js';
+import type { Database } from '../db/database.js';
+import type { Job } from '../db/jobs.js';
+import { listMerges, type Merge } from '../db/merges.js';
 import { BackupError } from '../domain/errors.js';
 import { messageOf } from '../domain/message-of.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { finishMerge, type MergeWatch } from './merge.js';
 import { removePointFiles, removePointManifest, type PointFolder } from './point-files.js';
+import { requireCurrent } from './repository-epoch.js';
+import { findUnknownDescendant, repositoryAhead } from './sealed-files.js';
 
 /** A hypervisor that hangs must not keep files from going. */
 const forgetTimeoutMs = 60_000;
@@ -28,11 +32,14 @@ export async function finishTombstones(
   const tombstones = await listTombstones(db, contextId);
   if (tombstones.length === 0 && !deletesContext) return { warnings: [], refusals: [] };
   await requireRepository(repository.path, repository.id);
+  await requireCurrent(db, repository);
+  const merges = await listMerges(db, leaseId);
+  await requireNoUnknownDescendant(db, folder, tombstones, merges);
   // Before the first byte of them changes: who finds the files without us must not take them for restore points.
   for (const job of tombstones) await removePointManifest(folder, job);
 
   const refusals: string[] = [];
-  for (const merge of await listMerges(db, leaseId)) {
+  for (const merge of merges) {
     try {
       await finishMerge(dependencies, folder, merge, { signal, onProgress });
     } catch (error) {
@@ -48,13 +55,31 @@ export async function finishTombstones(
     going.map(({ id }) => id),
   );
   if (needing.length > 0) throw new TypeError(`Expected nobody to need what goes, found ${needing.join(', ')}`);
+  await requireNoUnknownDescendant(db, folder, going, []);
   for (const job of going) {
     signal.throwIfAborted();
     await removePointFiles(folder, job, await listDisks(db, job.id));
   }
   await deleteTombstones(db, contextId);
+  await requireCurrent(db, repository);
   if (deletesContext) await deleteContext(db, contextId);
   return { warnings, refusals };
+}
+
+/** @throws BackupError RepositoryAhead when a file that no row knows would lose what it builds upon */
+async function requireNoUnknownDescendant(
+  db: Database,
+  { repository }: PointFolder,
+  going: readonly Job[],
+  merges: readonly Merge[],
+): Promise<void> {
+  const disks = await listDisksOfJobs(
+    db,
+    going.map(({ id }) => id),
+  );
+  const successors = await Promise.all(merges.map(({ successorId }) => getDisk(db, successorId)));
+  const claim = await findUnknownDescendant(repository.path, [...disks.values()].flat(), successors);
+  if (claim !== undefined) throw repositoryAhead(repository, claim);
 }
 
 /** As far as the hypervisor can be asked: the backups of a VM that is long gone must go, too. */

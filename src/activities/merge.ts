@@ -1,6 +1,6 @@
 import { dirname } from 'node:path';
 import type { Database } from '../db/database.js';
-import { getDisk, listChain, listDisks, type BackupDisk } from '../db/disks.js';
+import { listChain, type BackupDisk } from '../db/disks.js';
 import { requireClaim } from '../db/hosts.js';
 import { getJob } from '../db/jobs.js';
 import { abandonMerge, completeMerge, listMerged, recordMerged, recordMergeProcess, type Merge } from '../db/merges.js';
@@ -13,12 +13,13 @@ import { checkImage } from '../qemu/qemu-img.js';
 import { syncDirectory, syncFile } from '../repository/durable.js';
 import { rename } from '../repository/file-system.js';
 import { fileChecksum, fileFacts } from '../repository/files.js';
-import { writeManifest, type ManifestDisk } from '../repository/manifest.js';
+import { rewriteManifest } from '../repository/manifest.js';
 import type { HostDependencies } from './dependencies.js';
 import { getJobRows } from './job-rows.js';
 import { findTrouble } from './parent-files.js';
 import { ownDiskFile, ownManifest, type PointFolder } from './point-files.js';
-import { manifestEntry, pointManifest, type ManifestRow } from './point-manifest.js';
+import { sealedManifest } from './point-manifest.js';
+import { requireCurrent } from './repository-epoch.js';
 
 /** Ample for a process that writes: it ends at once, unless its storage hangs. */
 const stopTimeouts = { termTimeoutMs: 10_000, killTimeoutMs: 10_000 };
@@ -129,7 +130,9 @@ async function commit(
   const mergedChecksum = await fileChecksum(baseFile, signal);
   const mergedBytes = (await fileFacts(baseFile))?.fileBytes;
   if (mergedBytes === undefined) throw new TypeError(`Expected ${baseFile} after its checksum was read, found none`);
-  await recordMerged(db, merge.id, { mergedChecksum, mergedBytes });
+  await recordMerged(db, merge, { mergedChecksum, mergedBytes });
+  // An older database would take the base for lost once its file has the successor's name: the repository says so before.
+  await requireCurrent(db, merging.folder.repository);
   return { mergedChecksum, mergedBytes };
 }
 
@@ -216,26 +219,12 @@ async function replace(
   if (!isMerged) return abandon(db, merging, `${successor.path} is not the merged file`);
   const { type, parentId } = base;
   const merged = { type, parentId, checksum: mergedChecksum, ...facts };
-  await rewriteManifest(db, folder, { ...successor, ...merged, reason: 'merged' });
+  await describeMerged(db, folder, { ...successor, ...merged, reason: 'merged' });
   await completeMerge(db, merge, merged);
 }
 
 /** Writes the manifest of the point that a disk belongs to, with the disk as it is now. */
-async function rewriteManifest(db: Database, folder: PointFolder, merged: BackupDisk): Promise<void> {
+async function describeMerged(db: Database, folder: PointFolder, merged: BackupDisk): Promise<void> {
   const rows = await getJobRows(db, merged.jobId);
-  const entries: ManifestDisk[] = [];
-  for (const row of await listDisks(db, merged.jobId)) {
-    const disk = row.id === merged.id ? merged : row;
-    const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
-    entries.push(manifestEntry(sealedRow(disk), parent));
-  }
-  await writeManifest(await ownManifest(folder, rows.job.pointTime), pointManifest(rows, entries));
-}
-
-function sealedRow(disk: BackupDisk): ManifestRow {
-  const { checksum, hashesChecksum, fileBytes } = disk;
-  if (checksum !== null && hashesChecksum !== null && fileBytes !== null) {
-    return { ...disk, checksum, hashesChecksum, fileBytes };
-  }
-  throw new TypeError(`Expected disk ${disk.id} sealed, found it ${disk.status}`);
+  await rewriteManifest(await ownManifest(folder, rows.job.pointTime), await sealedManifest(db, rows, merged));
 }

@@ -4,9 +4,10 @@ import type { Job } from '../db/jobs.js';
 import type { RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { diskFilePath, hashesFilePath, manifestPath } from '../domain/names.js';
-import { removeEmptyFolders, removeFile } from '../repository/files.js';
-import { removeManifest } from '../repository/manifest.js';
+import { fileFacts, removeEmptyFolders, removeFile } from '../repository/files.js';
+import { readManifest, removeManifest } from '../repository/manifest.js';
 import { requireOwnFile } from '../repository/own-files.js';
+import { repositoryAhead } from './sealed-files.js';
 
 /** One VM in one repository: where its files lie. */
 export interface PointFolder {
@@ -34,9 +35,19 @@ export async function ownManifest({ context, repository }: PointFolder, pointTim
   return requireOwnFile(repository.path, path, path);
 }
 
-/** Removes a restore point's manifest: from here on it is none any more, whatever is left of its files. Safe to repeat. */
+/**
+ * Removes a restore point's manifest: from here on it is no restore point, whatever is left of its files. Safe to repeat.
+ * @throws BackupError RepositoryAhead when the manifest is that of another point
+ */
 export async function removePointManifest(folder: PointFolder, job: Job): Promise<void> {
-  await removeManifest(await ownManifest(folder, job.pointTime));
+  const path = await ownManifest(folder, job.pointTime);
+  if (await fileFacts(path)) {
+    const read = await readManifest(path);
+    if ('manifest' in read && read.manifest.jobId !== job.id) {
+      throw repositoryAhead(folder.repository, `${path} is the manifest of restore point ${read.manifest.jobId}`);
+    }
+  }
+  await removeManifest(path);
 }
 
 /** Removes the files of a restore point, and folders that hold nothing any more. Nobody may need them. Safe to repeat. */

@@ -1,6 +1,9 @@
-import type { BackupDisk } from '../db/disks.js';
-import type { Manifest, ManifestDisk } from '../repository/manifest.js';
-import type { JobRows } from './job-rows.js';
+import type { Database } from '../db/database.js';
+import { getDisk, listDisks, type BackupDisk } from '../db/disks.js';
+import { manifestPath } from '../domain/names.js';
+import { insideRepository, requirePlainFolders } from '../repository/files.js';
+import { publishManifest, type Manifest, type ManifestDisk } from '../repository/manifest.js';
+import { getJobRows, type JobRows } from './job-rows.js';
 
 /** A disk as it stands in the manifest: its row, with what is known of its file. */
 export type ManifestRow = BackupDisk & { checksum: string; hashesChecksum: string; fileBytes: number };
@@ -42,4 +45,34 @@ export function manifestEntry(disk: ManifestRow, parent: BackupDisk | null): Man
     hashesChecksum: disk.hashesChecksum,
     changeId: disk.changeId,
   };
+}
+
+/**
+ * Gives the manifest of a sealed job its final name, if it has none yet: after the seal, or after a crash between the two. Safe to
+ * repeat.
+ */
+export async function publishPoint(db: Database, jobId: string): Promise<void> {
+  const rows = await getJobRows(db, jobId);
+  const path = manifestPath(rows.context.directory, rows.job.pointTime);
+  await requirePlainFolders(rows.repository.path, path);
+  await publishManifest(insideRepository(rows.repository.path, path), await sealedManifest(db, rows));
+}
+
+/** The manifest of a sealed job, from its rows; `changed` stands for the disk of the same id. */
+export async function sealedManifest(db: Database, rows: JobRows, changed?: BackupDisk): Promise<Manifest> {
+  const entries: ManifestDisk[] = [];
+  for (const row of await listDisks(db, rows.job.id)) {
+    const disk = row.id === changed?.id ? changed : row;
+    const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
+    entries.push(manifestEntry(sealedRow(disk), parent));
+  }
+  return pointManifest(rows, entries);
+}
+
+function sealedRow(disk: BackupDisk): ManifestRow {
+  const { checksum, hashesChecksum, fileBytes } = disk;
+  if (checksum !== null && hashesChecksum !== null && fileBytes !== null) {
+    return { ...disk, checksum, hashesChecksum, fileBytes };
+  }
+  throw new TypeError(`Expected disk ${disk.id} sealed, found it ${disk.status}`);
 }

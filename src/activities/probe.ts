@@ -5,6 +5,7 @@ import type { VMDescription } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireHost } from './job-rows.js';
+import { requireCurrent } from './repository-epoch.js';
 
 export interface Probe {
   vm: VMDescription;
@@ -23,6 +24,7 @@ export function createProbeActivities({ db, host, nbdPorts, createSource }: Host
         requireHost(host, hypervisor);
         requireHost(host, repository);
         const { freeBytes } = await probeRepository(repository.path, repository.id);
+        await requireCurrent(db, repository);
         const vm = await createSource(hypervisor).describeVM(input.vm, signal);
         return { vm, freeBytes, ports: nbdPorts };
       });

@@ -6,55 +6,69 @@ import { BackupError } from '../domain/errors.js';
 import { hashesFilePath, manifestPath } from '../domain/names.js';
 import { removeHashes, writeBlockHashes } from '../hashes/hash-disk.js';
 import { checkImage, imageInfo } from '../qemu/qemu-img.js';
+import { draftPath } from '../repository/durable.js';
 import {
   fileChecksum,
   fileFacts,
   insideRepository,
   moveIntoPlace,
   removeEmptyFolders,
+  removeFile,
   requirePlainFolders,
 } from '../repository/files.js';
-import { removeManifest, writeManifest, type ManifestDisk } from '../repository/manifest.js';
+import { draftManifest, type ManifestDisk } from '../repository/manifest.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
-import { getJobRows, requireHost } from './job-rows.js';
-import { manifestEntry, pointManifest } from './point-manifest.js';
+import { getJobRows, requireHost, type JobRows } from './job-rows.js';
+import { manifestEntry, pointManifest, publishPoint } from './point-manifest.js';
+import { requireCurrent } from './repository-epoch.js';
+import { findSealedManifest, repositoryAhead } from './sealed-files.js';
 
 export function createSealActivities({ db, host }: HostDependencies) {
   return {
     /**
-     * Checks every file of the job, makes it durable under its final name, with its block hashes beside it, writes the manifest,
-     * and then, in one transaction, makes the job a restore point. Safe to repeat, also after a crash between any two of these.
+     * Checks every file of the job, makes it durable under its final name, with its block hashes beside it, writes the draft of the
+     * manifest, and then, in one transaction, makes the job a restore point. The manifest gets its final name after that, so one that
+     * has it belongs to a sealed point. Safe to repeat, also after a crash between any two of these.
      */
     async sealRestorePoint(input: { jobId: string }): Promise<void> {
       return heartbeating(async (signal) => {
         const rows = await getJobRows(db, input.jobId);
-        const { job, context, repository } = rows;
+        const { job, repository } = rows;
         requireHost(host, repository);
-        if (job.status === 'complete') return;
-        const root = repository.path;
-        await probeRepository(root, repository.id);
-        const disks = await listDisks(db, job.id);
-        const manifest = insideRepository(root, manifestPath(context.directory, job.pointTime));
-        const sealed: SealedDisk[] = [];
-        const entries: ManifestDisk[] = [];
-        try {
-          for (const disk of disks) {
-            const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
-            const facts = await finishFile(root, disk, parent, signal);
-            sealed.push({ diskId: disk.id, ...facts });
-            entries.push(manifestEntry({ ...disk, ...facts }, parent));
-          }
-          await writeManifest(manifest, pointManifest(rows, entries));
-          await sealJob(db, { id: job.id, snapshotId: job.snapshotIds.at(-1) }, sealed);
-        } catch (error) {
-          if (await isCleanedUp(db, job.id)) await removeMade(root, disks, manifest);
-          throw error;
-        }
+        await probeRepository(repository.path, repository.id);
+        await requireCurrent(db, repository);
+        if (job.status !== 'complete') await seal(db, rows, signal);
+        await publishPoint(db, job.id);
+        await requireCurrent(db, repository);
       });
     },
   };
+}
+
+async function seal(db: Database, rows: JobRows, signal: AbortSignal): Promise<void> {
+  const { job, context, repository } = rows;
+  const root = repository.path;
+  const claim = await findSealedManifest(rows);
+  if (claim !== undefined) throw repositoryAhead(repository, claim);
+  const disks = await listDisks(db, job.id);
+  const manifest = insideRepository(root, manifestPath(context.directory, job.pointTime));
+  const sealed: SealedDisk[] = [];
+  const entries: ManifestDisk[] = [];
+  try {
+    for (const disk of disks) {
+      const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
+      const facts = await finishFile(root, disk, parent, signal);
+      sealed.push({ diskId: disk.id, ...facts });
+      entries.push(manifestEntry({ ...disk, ...facts }, parent));
+    }
+    await draftManifest(manifest, pointManifest(rows, entries));
+    await sealJob(db, { id: job.id, snapshotId: job.snapshotIds.at(-1) }, sealed);
+  } catch (error) {
+    if (await isCleanedUp(db, job.id)) await removeMade(root, disks, manifest);
+    throw error;
+  }
 }
 
 /** Whether clean-up has taken over, and may have removed the files before a late attempt made them. */
@@ -63,9 +77,13 @@ async function isCleanedUp(db: Database, jobId: string): Promise<boolean> {
   return job?.status !== 'running' && job?.status !== 'complete';
 }
 
+/** Only what clean-up cannot have seen, and nothing next to a file that is there: that may be sealed. */
 async function removeMade(root: string, disks: readonly BackupDisk[], manifest: string): Promise<void> {
-  for (const { path } of disks) await removeHashes(insideRepository(root, hashesFilePath(path)));
-  await removeManifest(manifest);
+  for (const { path } of disks) {
+    if (!(await fileFacts(insideRepository(root, path))))
+      await removeHashes(insideRepository(root, hashesFilePath(path)));
+  }
+  await removeFile(draftPath(manifest));
   for (const { path } of disks) await removeEmptyFolders(root, path);
 }
 

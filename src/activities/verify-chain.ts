@@ -12,6 +12,7 @@ import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { getJobRows, requireHost } from './job-rows.js';
+import { requireCurrent } from './repository-epoch.js';
 import {
   findFileDamage,
   findHashesDamage,
@@ -35,9 +36,9 @@ interface Finding {
 
 export function createVerifyChainActivities({ db, host }: HostDependencies) {
   return {
-    /** Asks the host before anything is leased: whether the repository is there. */
+    /** Asks the host before anything is leased: whether the repository is there, and the record of it is not an older one. */
     async probeVerification(input: { contextId: string }): Promise<void> {
-      await heartbeating(async () => void (await findRepository(input.contextId)));
+      await heartbeating(async () => requireCurrent(db, await findRepository(input.contextId)));
     },
 
     /**

@@ -73,7 +73,8 @@ export async function findManifestDamage(
 ): Promise<string | undefined> {
   const path = manifestPath(context.directory, job.pointTime);
   const file = insideRepository(root, path);
-  if (!(await fileFacts(file))) return `${path} is missing`;
+  // A sealed job whose clean-up is not done may have its manifest as a draft still.
+  if (!(await fileFacts(file))) return job.cleanUp === 'pending' ? undefined : `${path} is missing`;
   const read = await readManifest(file);
   if ('problem' in read) return `${path} ${read.problem}`;
   const { manifest } = read;

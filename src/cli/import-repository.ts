@@ -3,9 +3,17 @@ import type { Command } from 'commander';
 import type { Config } from '../config/config.js';
 import type { Database } from '../db/database.js';
 import { addHypervisor, chooseHypervisor, listHypervisors } from '../db/hypervisors.js';
-import { importPoints, type ImportedContext, type ImportedPoint } from '../db/import-points.js';
+import {
+  closeLostJobs,
+  importPoints,
+  type ImportedContext,
+  type ImportedPoint,
+  type ImportOutcome,
+} from '../db/import-points.js';
 import { addRepository, listRepositories, type RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
+import { isRepositoryAhead, takeOverRepository } from '../activities/repository-epoch.js';
+import { markGone } from '../activities/gone-points.js';
 import { readMarker } from '../repository/marker.js';
 import { readPoints, type FoundPoint, type ManifestProblem } from '../repository/read-points.js';
 import { addCommand, parseName } from './command.js';
@@ -37,11 +45,12 @@ export function addImportCommand(group: Command, terminal: Terminal): void {
     });
 }
 
-interface ImportOutcome {
+interface RepositoryImport extends ImportOutcome {
   repository: { id: string; name: string; host: string; path: string };
-  /** Restore points that were recorded now, and those that were before. */
-  imported: string[];
+  /** Restore points that were recorded before. */
   known: number;
+  /** Restore points that are recorded, and whose files are gone: they are marked as damaged. */
+  gone: string[];
   problems: ManifestProblem[];
 }
 
@@ -52,23 +61,30 @@ async function importRepository(
   path: string,
   options: ImportOptions,
   signal: AbortSignal,
-): Promise<ImportOutcome> {
+): Promise<RepositoryImport> {
   const repository = await adoptRepository(db, config, path, options.name);
+  const isAhead = await isRepositoryAhead(db, repository);
   const { points, problems } = await readPoints(path, repository.id, signal);
-  const imported: string[] = [];
+  const outcome: ImportOutcome = { imported: [], updated: [] };
+  let isWhole = true;
   let known = 0;
   for (const found of byContext(points)) {
     try {
-      const added = await importContext(db, repository, found, options.hypervisor);
-      imported.push(...added);
-      known += found.length - added.length;
+      const added = await importContext(db, repository, found, { hypervisor: options.hypervisor, isAhead });
+      outcome.imported.push(...added.imported);
+      outcome.updated.push(...added.updated);
+      known += found.length - added.imported.length;
     } catch (error) {
       if (!(error instanceof BackupError) || error.code === 'HypervisorNotFound') throw error;
+      if (error.code === 'InUse') isWhole = false; // may be imported later, and until then nothing there may be changed
       problems.push(...found.map((point) => ({ path: point.path, problem: error.message })));
     }
   }
+  if (isAhead) await closeLostJobs(db, repository.id);
+  const gone = await markGone(db, repository);
+  if (isWhole) await takeOverRepository(db, repository);
   const { id, name, host } = repository;
-  return { repository: { id, name, host, path }, imported, known, problems };
+  return { repository: { id, name, host, path }, ...outcome, known, gone, problems };
 }
 
 /** The registered repository of this directory's marker file; registers it where it is not. */
@@ -104,17 +120,17 @@ async function importContext(
   db: Database,
   repository: RepositoryRow,
   points: readonly FoundPoint[],
-  hypervisor: string | undefined,
-): Promise<string[]> {
+  { hypervisor, isAhead }: { hypervisor: string | undefined; isAhead: boolean },
+): Promise<ImportOutcome> {
   const newest = points.at(-1);
-  if (!newest) return [];
+  if (!newest) return { imported: [], updated: [] };
   const { directory, manifest } = newest;
   const context: ImportedContext = {
     ...{ id: manifest.contextId, repositoryId: repository.id, directory },
     ...{ hypervisorId: await findHypervisor(db, manifest.hypervisor, hypervisor) },
     ...{ vmId: manifest.vm.id, vmName: manifest.vm.name },
   };
-  return importPoints(db, context, points.map(importedPoint));
+  return importPoints(db, context, points.map(importedPoint), { isAhead });
 }
 
 async function findHypervisor(
@@ -135,18 +151,24 @@ function importedPoint({ pointTime, manifest }: FoundPoint): ImportedPoint {
   };
 }
 
-function describeImport(outcome: ImportOutcome): Output {
-  const { repository, imported, known, problems } = outcome;
+function describeImport(outcome: RepositoryImport): Output {
+  const { repository, imported, updated, known, gone, problems } = outcome;
   return {
     document: outcome,
     text: [
       `Repository '${printable(repository.name)}' at ${repository.path}: ${imported.length} restore point(s) imported, ${known} known before, ${problems.length} left out`,
+      ...(updated.length > 0 ? [`Merged since they were recorded, and brought up to date: ${updated.join(', ')}`] : []),
+      ...(gone.length > 0
+        ? [
+            `Recorded, but their files are gone; marked as damaged, delete them with 'backupvm delete': ${gone.join(', ')}`,
+          ]
+        : []),
       ...problems.map(({ path, problem }) => `Left out: ${printable(path)}: ${printable(problem)}`),
     ].join('\n'),
   };
 }
 
-function requireNoProblems({ problems, repository }: ImportOutcome): void {
+function requireNoProblems({ problems, repository }: RepositoryImport): void {
   if (problems.length === 0) return;
   throw new BackupError(
     'PointDamaged',

@@ -5,7 +5,8 @@ import type { Config } from '../config/config.js';
 import type { Database } from '../db/database.js';
 import { addRepository, listRepositories, type RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
-import { createMarker, readMarker, requireRepository } from '../repository/marker.js';
+import { readEpoch } from '../repository/epoch.js';
+import { createMarker, readMarker, requireRepository, type Marker } from '../repository/marker.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup, parseName } from './command.js';
 import { withDatabase } from './connect.js';
@@ -77,6 +78,7 @@ async function add(db: Database, config: Config, name: string, { path: given, ho
     );
   }
   const marker = await readMarker(path);
+  if (marker) await requireNoPoints(db, path, marker);
   const { id } = marker ?? (await createMarker(path, name));
   const row = await addRepository(db, { id, name, host: config.host, path });
   const { bavail, bsize } = await statfs(path);
@@ -86,6 +88,16 @@ async function add(db: Database, config: Config, name: string, { path: given, ho
     document: { repository: { id: row.id, name, host: row.host, path, freeBytes }, adopted: marker !== undefined },
     text: `Repository '${name}' registered: ${path} on host '${row.host}', ${formatBytes(freeBytes)} free; ${how}`,
   };
+}
+
+/** @throws BackupError RepositoryAhead when another database wrote restore points there, which would be unknown to this one */
+async function requireNoPoints(db: Database, path: string, { id }: Marker): Promise<void> {
+  const isRegistered = (await listRepositories(db)).some((row) => row.id === id); // refused with a better word, next
+  if (isRegistered || (await readEpoch(path)) === undefined) return;
+  throw new BackupError(
+    'RepositoryAhead',
+    `cannot register ${path}: another database has written restore points there, which this one does not know; run 'backupvm repository import ${path}'`,
+  );
 }
 
 interface Look {

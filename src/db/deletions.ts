@@ -6,6 +6,7 @@ import { chainLeases, merges } from './chain-schema.js';
 import { databaseTime, type Database, type Queryable } from './database.js';
 import type { Job } from './jobs.js';
 import { lockProtectionFacts, protectionFacts } from './protection.js';
+import { moveEpoch } from './repositories.js';
 import { backupDisks, backupJobs, nbdExports, vmBackupContexts } from './schema.js';
 
 /** Which restore points of a context are to go. */
@@ -46,6 +47,7 @@ export async function tombstonePoints(
     requireUnprotected(await lockProtectionFacts(tx, contextId), jobIds, await databaseTime(tx));
     await tx.update(chainLeases).set({ deletesContext }).where(eq(chainLeases.id, leaseId));
     if (jobIds.length === 0) return;
+    await moveEpoch(tx, contextId);
     await tx
       .update(backupJobs)
       .set({ status: 'deleting' })
@@ -128,6 +130,7 @@ export async function listNeedingPaths(db: Queryable, jobIds: readonly string[])
 /** Removes the rows of restore points whose files are gone, children before parents. Safe to repeat. */
 export async function deleteTombstones(db: Database, contextId: string): Promise<void> {
   await db.transaction(async (tx) => {
+    await moveEpoch(tx, contextId);
     for (const { id } of await listTombstones(tx, contextId)) await tx.delete(backupJobs).where(eq(backupJobs.id, id));
   });
 }

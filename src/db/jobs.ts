@@ -5,6 +5,7 @@ import { exclusiveHolder, lockContext, type ChainHolder } from './chain-leases.j
 import { inheritDamage } from './damage.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
 import { requireInstallation } from './installations.js';
+import { moveEpoch } from './repositories.js';
 import { backupDisks, backupJobs, repositories, vmBackupContexts } from './schema.js';
 
 export type Job = typeof backupJobs.$inferSelect;
@@ -142,16 +143,18 @@ export interface SealedDisk {
 
 /**
  * The one transaction that makes a job a restore point: its disks complete, its change ids good, the heads of its chains moved.
- * Safe to repeat.
+ * The epoch of the repository moves with it. Safe to repeat.
  * @param snapshotId the snapshot that the files were copied from: with another one open, the change ids are of another moment
- * @throws TypeError when the job has been closed or begun anew meanwhile, or a disk of it is missing from `disks`
+ * @throws TypeError when the job has been closed or started over meanwhile, or a disk of it is missing from `disks`
  */
 export async function sealJob(
   db: Database,
   { id: jobId, snapshotId }: { id: string; snapshotId: string | undefined },
   disks: readonly SealedDisk[],
 ): Promise<void> {
+  const { contextId } = await getJob(db, jobId);
   await db.transaction(async (tx) => {
+    await moveEpoch(tx, contextId); // the row of the repository is locked before those of jobs
     const [job] = await tx.select().from(backupJobs).where(eq(backupJobs.id, jobId)).for('update');
     if (job?.status === 'complete') return;
     if (job?.status !== 'running')

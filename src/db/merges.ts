@@ -1,7 +1,8 @@
 import { and, eq, inArray, isNull, sql } from 'drizzle-orm';
 import { merges } from './chain-schema.js';
 import type { Database, Queryable } from './database.js';
-import { listChain, type BackupDisk } from './disks.js';
+import { getDisk, listChain, type BackupDisk } from './disks.js';
+import { moveEpoch } from './repositories.js';
 import { backupDisks, backupJobs } from './schema.js';
 
 export type Merge = typeof merges.$inferSelect;
@@ -36,14 +37,17 @@ export async function recordMergeProcess(
 
 /** Records that the base's file holds all, is durable and has been compared: from here on it only has to change its name. Safe to repeat. */
 export async function recordMerged(
-  db: Queryable,
-  id: string,
+  db: Database,
+  { id, successorId }: Merge,
   { mergedChecksum, mergedBytes }: { mergedChecksum: string; mergedBytes: number },
 ): Promise<void> {
-  await db
-    .update(merges)
-    .set({ phase: 'replacing', mergedChecksum, mergedBytes, pid: null, startTime: null, bootId: null })
-    .where(eq(merges.id, id));
+  await db.transaction(async (tx) => {
+    await moveEpoch(tx, (await getDisk(tx, successorId)).contextId);
+    await tx
+      .update(merges)
+      .set({ phase: 'replacing', mergedChecksum, mergedBytes, pid: null, startTime: null, bootId: null })
+      .where(eq(merges.id, id));
+  });
 }
 
 /** Makes the successor's row what its file is now, and ends the merge. Safe to repeat. */
@@ -53,6 +57,7 @@ export async function completeMerge(
   facts: Pick<BackupDisk, 'checksum' | 'fileBytes' | 'fileModifiedMs' | 'type' | 'parentId'>,
 ): Promise<void> {
   await db.transaction(async (tx) => {
+    await moveEpoch(tx, (await getDisk(tx, merge.successorId)).contextId);
     const [open] = await tx.delete(merges).where(eq(merges.id, merge.id)).returning({ id: merges.id });
     if (!open) return;
     await tx

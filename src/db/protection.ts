@@ -35,11 +35,12 @@ export async function protectionFacts(db: Queryable, contextId: string): Promise
   return { repository, points };
 }
 
-/** The same, and nobody changes any of it before the transaction ends. */
+/** The same, and nobody changes any of it before the transaction ends, nor the epoch of the repository. */
 export async function lockProtectionFacts(tx: Queryable, contextId: string): Promise<ProtectionFacts> {
   const [context] = await tx.select().from(vmBackupContexts).where(eq(vmBackupContexts.id, contextId));
   if (!context) throw new TypeError(`Expected context ${contextId}, found no such row`);
-  await tx.select().from(repositories).where(eq(repositories.id, context.repositoryId)).for('share');
+  // Not `share`: two deletions that both had it would wait for each other when they move the epoch.
+  await tx.select().from(repositories).where(eq(repositories.id, context.repositoryId)).for('no key update');
   await tx
     .select({ id: backupJobs.id })
     .from(backupJobs)

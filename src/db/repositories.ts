@@ -1,7 +1,7 @@
-import { eq } from 'drizzle-orm';
+import { eq, sql } from 'drizzle-orm';
 import { BackupError } from '../domain/errors.js';
 import { type Database, type Queryable, violatesUnique } from './database.js';
-import { repositories } from './schema.js';
+import { repositories, vmBackupContexts } from './schema.js';
 
 export type RepositoryRow = typeof repositories.$inferSelect;
 
@@ -77,4 +77,35 @@ export async function getRepository(db: Queryable, id: string): Promise<Reposito
   const [row] = await db.select().from(repositories).where(eq(repositories.id, id));
   if (!row) throw new BackupError('RepositoryNotFound', `Expected repository ${id}, found no such row`);
   return row;
+}
+
+/**
+ * Locks a repository's row until the transaction ends: nobody else moves its epoch meanwhile. Who takes it takes it first, before rows
+ * of jobs. Rows that refer to it can still be inserted.
+ * @param atLeast an epoch that the row is raised to
+ */
+export async function lockRepository(
+  tx: Queryable,
+  id: string,
+  { atLeast = 0 }: { atLeast?: number } = {},
+): Promise<RepositoryRow> {
+  const epoch = sql`greatest(${repositories.epoch}, ${atLeast}::bigint)`;
+  const [row] = await tx.update(repositories).set({ epoch }).where(eq(repositories.id, id)).returning();
+  if (!row) throw new BackupError('RepositoryNotFound', `Expected repository ${id}, found no such row`);
+  return row;
+}
+
+/**
+ * Moves the epoch of the repository that a context is in, and locks its row as `lockRepository` does. In every transaction that makes,
+ * changes or removes restore points: an older database is known by it.
+ */
+export async function moveEpoch(tx: Queryable, contextId: string): Promise<void> {
+  const owner = tx
+    .select({ id: vmBackupContexts.repositoryId })
+    .from(vmBackupContexts)
+    .where(eq(vmBackupContexts.id, contextId));
+  await tx
+    .update(repositories)
+    .set({ epoch: sql`${repositories.epoch} + 1` })
+    .where(eq(repositories.id, owner));
 }

@@ -53,6 +53,13 @@ export const repositories = pgTable(
     path: text('path').notNull(),
     /** Until then no restore point in it may be deleted, pruned, merged or overwritten. */
     immutableUntil: instant('immutable_until'),
+    /**
+     * Moves with each transaction that makes, changes or removes restore points. The repository has it too, written after the commit:
+     * a repository that is further than its row shows that the database is older, such as a dump that was restored.
+     */
+    epoch: bigint('epoch', { mode: 'number' }).notNull().default(0),
+    /** Tells this registration of the directory from one in another database. A dump keeps it. */
+    registrationId: uuid('registration_id').notNull().defaultRandom(),
     createdAt: instant('created_at').notNull().defaultNow(),
   },
   (t) => [unique('repositories_host_path').on(t.host, t.path)],

@@ -25,6 +25,8 @@ export const errorCodes = {
   DiskEncrypted: { permanent: true, exitCode: 4 },
   SourceBusy: { permanent: false, exitCode: 4 },
   RepositoryUnusable: { permanent: true, exitCode: 5 },
+  /** The database is older than the repository, or another database has written to it. */
+  RepositoryAhead: { permanent: true, exitCode: 5 },
   RepositoryFull: { permanent: true, exitCode: 5 },
   TargetUnusable: { permanent: true, exitCode: 5 },
   /** A restore was to write where this host allows none. */

@@ -21,13 +21,20 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Where `replaceFile` writes before the file has its name. */
+/** Where a file is written before it has its name. */
 export function draftPath(path: string): string {
   return join(dirname(path), `.${basename(path)}.draft`);
 }
 
 /** Writes a whole file so that at any moment either the old one or the new one is there. Safe to repeat. */
 export async function replaceFile(path: string, content: string): Promise<void> {
+  const draft = await writeDraft(path, content);
+  await rename(draft, path);
+  await syncDirectory(dirname(path));
+}
+
+/** Writes a whole file under the name of its draft, durably. Safe to repeat. @returns the draft's path */
+export async function writeDraft(path: string, content: string): Promise<string> {
   const draft = draftPath(path);
   await rm(draft, { force: true }); // of an attempt that died
   const file = await open(draft, 'wx', 0o600);
@@ -37,6 +44,6 @@ export async function replaceFile(path: string, content: string): Promise<void> 
   } finally {
     await file.close();
   }
-  await rename(draft, path);
   await syncDirectory(dirname(path));
+  return draft;
 }

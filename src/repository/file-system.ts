@@ -65,6 +65,28 @@ export async function settleFile(
   }
 }
 
+/** A file of which we read a few bytes. */
+export interface ReadableFile {
+  /** Fewer bytes than asked for where the file ends. */
+  read: (offset: number, length: number) => Promise<Buffer>;
+  close: () => Promise<void>;
+}
+
+export async function openForReading(path: string): Promise<ReadableFile> {
+  const file = await within(callTimeoutMs, path, fs.open(path, constants.O_RDONLY | constants.O_NOFOLLOW));
+  return {
+    async read(offset, length) {
+      const { buffer, bytesRead } = await within(
+        callTimeoutMs,
+        path,
+        file.read(Buffer.alloc(length), 0, length, offset),
+      );
+      return buffer.subarray(0, bytesRead);
+    },
+    close: () => within(callTimeoutMs, path, file.close()),
+  };
+}
+
 /** @throws BackupError RepositoryUnusable when the call has not ended within the time; it may still end, later */
 async function within<T>(timeoutMs: number, path: string, call: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;

@@ -3,7 +3,7 @@ import { BackupError } from '../domain/errors.js';
 import { runOrThrow } from '../process/run.js';
 import { syncDirectory, syncFile } from './durable.js';
 import { errorCodeOf } from './file-errors.js';
-import { lstat, mkdir, rename, rm, rmdir, stat } from './file-system.js';
+import { link, lstat, mkdir, rm, rmdir, stat } from './file-system.js';
 
 /** The place of a path from our rows. @throws BackupError RepositoryUnusable when it would lead out of the repository */
 export function insideRepository(root: string, path: string): string {
@@ -83,15 +83,50 @@ export async function fileChecksum(path: string, signal: AbortSignal): Promise<s
   return `sha256:${digest}`;
 }
 
-/** Gives a finished attempt its final name, durably. Safe to repeat. @throws TypeError when neither name is there */
+/**
+ * Gives a finished attempt its final name, durably, and never over a file that is there. Safe to repeat.
+ * @throws BackupError AlreadyExists when another file has the name; TypeError when neither name is there
+ */
 export async function moveIntoPlace(attempt: string, final: string): Promise<void> {
-  if (await fileFacts(attempt)) {
+  if (attempt !== final && (await fileFacts(attempt))) {
     await syncFile(attempt);
-    await rename(attempt, final);
+    await giveName(attempt, final);
   } else if (!(await fileFacts(final))) {
     throw new TypeError(`Expected the finished file ${attempt}, or ${final}, found neither`);
   }
   await syncDirectory(dirname(final));
+}
+
+/**
+ * Gives a file another name instead of its own, never over a file that is there. Safe to repeat, also after a crash between the
+ * two names. By a link, because a rename replaces what it finds: repositories are made only where links are known (`createMarker`).
+ * @throws BackupError AlreadyExists
+ */
+export async function giveName(file: string, name: string): Promise<void> {
+  try {
+    await link(file, name);
+  } catch (error) {
+    if (errorCodeOf(error) !== 'EEXIST') throw error;
+    if (!(await areOneFile(file, name))) {
+      throw new BackupError(
+        'AlreadyExists',
+        `cannot name a finished file ${name}: another file has that name, and may be part of a restore point; it was left as it is`,
+      );
+    }
+  }
+  await syncDirectory(dirname(name));
+  await rm(file, { force: true });
+}
+
+/** Whether two names are of one file. @returns undefined when one of them is not there */
+export async function areOneFile(one: string, other: string): Promise<boolean | undefined> {
+  try {
+    const [first, second] = [await stat(one, { bigint: true }), await stat(other, { bigint: true })];
+    return first.ino === second.ino && first.dev === second.dev;
+  } catch (error) {
+    if (errorCodeOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
 }
 
 /** Removes a file, durably. One that is not there is success, and so is a folder that is not. */

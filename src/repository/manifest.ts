@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { messageOf } from '../domain/message-of.js';
-import { draftPath, replaceFile } from './durable.js';
+import { BackupError } from '../domain/errors.js';
+import { draftPath, replaceFile, writeDraft } from './durable.js';
 import { readFile } from './file-system.js';
-import { removeFile } from './files.js';
+import { fileFacts, giveName, removeFile } from './files.js';
 
 const sizeInBytes = z.int().nonnegative();
 const checksum = z.string().regex(/^sha256:[0-9a-f]{64}$/);
@@ -55,9 +56,38 @@ const manifest = z.strictObject({
 export type Manifest = z.output<typeof manifest>;
 export type ManifestDisk = z.output<typeof disk>;
 
-/** Writes a restore point's manifest, durably. Safe to repeat. */
-export async function writeManifest(path: string, content: Manifest): Promise<void> {
-  await replaceFile(path, `${JSON.stringify(content, null, 2)}\n`);
+const textOf = (content: Manifest) => `${JSON.stringify(content, null, 2)}\n`;
+
+/** Writes the manifest of a restore point that is about to be sealed, durably, under the name of its draft. Safe to repeat. */
+export async function draftManifest(path: string, content: Manifest): Promise<void> {
+  await writeDraft(path, textOf(content));
+}
+
+/**
+ * Writes the manifest of a sealed restore point under its final name, durably. One of the same point that is there stays: a merge
+ * may have rewritten it. Safe to repeat.
+ * @throws BackupError AlreadyExists when the manifest of another point is there
+ */
+export async function publishManifest(path: string, content: Manifest): Promise<void> {
+  if (await fileFacts(path)) await requireManifestOf(path, content.jobId);
+  else await giveName(await writeDraft(path, textOf(content)), path);
+  await removeFile(draftPath(path));
+}
+
+/** Replaces the manifest of a restore point, whose files have changed. Safe to repeat. @throws BackupError AlreadyExists, as `publishManifest` */
+export async function rewriteManifest(path: string, content: Manifest): Promise<void> {
+  if (await fileFacts(path)) await requireManifestOf(path, content.jobId);
+  await replaceFile(path, textOf(content));
+}
+
+/** One that cannot be read is taken for the point's own: there is one name for each. */
+async function requireManifestOf(path: string, jobId: string): Promise<void> {
+  const read = await readManifest(path);
+  if ('problem' in read || read.manifest.jobId === jobId) return;
+  throw new BackupError(
+    'AlreadyExists',
+    `cannot write the manifest of restore point ${jobId}: ${path} is the manifest of ${read.manifest.jobId}; it was left as it is`,
+  );
 }
 
 /** Reads a manifest, every field of it checked. What it says may still be untrue. @returns the problem, in words, where it is none */
@@ -74,7 +104,7 @@ export async function readManifest(path: string): Promise<{ manifest: Manifest }
   return { problem: `is not a manifest of format 1: ${problems.join('; ')}` };
 }
 
-/** Removes a manifest that was written for a restore point that never came to be. Safe to repeat. */
+/** Removes a manifest, and its draft. Safe to repeat. */
 export async function removeManifest(path: string): Promise<void> {
   await removeFile(draftPath(path));
   await removeFile(path);

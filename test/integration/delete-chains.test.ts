@@ -62,7 +62,7 @@ function dyingAfter(db: Database, calls: number): Database {
 async function expectWhole({ root, context, expected, dependencies: { db } }: Chains, jobIds: readonly string[]) {
   const points = await listPoints(db, context.id);
   expect(points.map(({ id }) => id).sort()).toEqual([...jobIds].sort());
-  const files = ['.backupvm-repository.json'];
+  const files = ['.backupvm-epoch.json', '.backupvm-repository.json'];
   const heads = new Map<string, string>();
   for (const { id, pointTime } of points) {
     const manifest = manifestPath(context.directory, pointTime);

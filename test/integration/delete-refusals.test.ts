@@ -154,7 +154,7 @@ describe('a merge', () => {
     await readFile(await points.fileOf(points.jobIds[0]));
     await readFile(await points.fileOf(points.jobIds[2]));
     await points.finish(await points.begin(null)); // and all of it can still be deleted
-    expect(await filesBelow(points.chains.root)).toEqual(['.backupvm-repository.json']);
+    expect(await filesBelow(points.chains.root)).toEqual(['.backupvm-epoch.json', '.backupvm-repository.json']);
   });
 
   test('waits while somebody has a file open, and says so', async () => {

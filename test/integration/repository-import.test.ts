@@ -1,7 +1,8 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { BackupVMResult } from '../../src/domain/result.js';
+import { epochName } from '../../src/repository/epoch.js';
 import { mainQueue } from '../../src/workflows/messages.js';
 import { expectSameContent } from '../support/content.js';
 import { expectNothingLeftBehind } from '../support/left-behind.js';
@@ -106,8 +107,17 @@ test('a tampered manifest is left out, with the points that need it, and the res
   expect(await recorded()).toEqual(before);
 });
 
+test('a directory that another database has written to is not registered without its restore points', async () => {
+  await loseDatabase();
+  const { exitCode, stderr } = await backupvm('repository', 'add', 'store', '--path', world.repository.path);
+  expect(exitCode).toBe(5);
+  expect(stderr).toContain(`run 'backupvm repository import ${world.repository.path}'`);
+  expect((await backupvm('repository', 'import', world.repository.path)).exitCode).toBe(0);
+});
+
 test('a VM that was backed up again before the import keeps what is recorded, and the command says so', async () => {
   await loseDatabase();
+  await rm(join(world.repository.path, epochName)); // or the directory would not be registered
   await backupvm('repository', 'add', 'store', '--path', world.repository.path);
   await backupvm('hypervisor', 'add', 'lab', '--kind', 'qmp', '--uri', `qmp://${join(world.directory, 'machines')}`);
   const { disks } = await world.backUp({ vm: 'web01', type: 'full' });

@@ -21,7 +21,7 @@ import { readMachineId } from '../../src/process/machine-id.js';
 import { createImage } from '../../src/qemu/qemu-img.js';
 import { fileChecksum, fileFacts } from '../../src/repository/files.js';
 import { createMarker } from '../../src/repository/marker.js';
-import { writeManifest } from '../../src/repository/manifest.js';
+import { publishManifest } from '../../src/repository/manifest.js';
 import { changeIdOf, type Source } from '../../src/sources/source.js';
 import { namespaceOf, startJob } from './job.js';
 
@@ -141,7 +141,7 @@ export async function createChains(
       entries.push(manifestEntry({ ...disk, checksum, hashesChecksum, fileBytes }, parent));
     }
     const manifest = join(root, manifestPath(context.directory, pointTime));
-    await writeManifest(manifest, pointManifest(await getJobRows(db, jobId), entries));
+    await publishManifest(manifest, pointManifest(await getJobRows(db, jobId), entries));
   }
 
   const forgetting: Partial<Source> = {

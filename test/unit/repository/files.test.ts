@@ -1,4 +1,5 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { link, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -11,7 +12,13 @@ import {
   removeEmptyFolders,
   removeFile,
 } from '../../../src/repository/files.js';
-import { removeManifest, writeManifest, type Manifest } from '../../../src/repository/manifest.js';
+import {
+  draftManifest,
+  publishManifest,
+  removeManifest,
+  rewriteManifest,
+  type Manifest,
+} from '../../../src/repository/manifest.js';
 
 let root: string;
 
@@ -83,6 +90,20 @@ describe('moveIntoPlace', () => {
     expect(await read('disk')).toBe('new');
   });
 
+  test('never replaces a file that has the name, and finds its own there after a crash between the two names', async () => {
+    const [attempt, final] = [join(root, '.disk.partial'), join(root, 'disk')];
+    await writeFile(attempt, 'new');
+    await writeFile(final, 'sealed');
+    await expect(moveIntoPlace(attempt, final)).rejects.toMatchObject({ code: 'AlreadyExists' });
+    expect(await read('disk')).toBe('sealed');
+    expect(await read('.disk.partial')).toBe('new');
+    await rm(final);
+    await link(attempt, final);
+    await moveIntoPlace(attempt, final);
+    expect(await readdir(root)).toEqual(['disk']);
+    expect(await read('disk')).toBe('new');
+  });
+
   test('says that neither file is there', async () => {
     const [attempt, final] = [join(root, '.disk.partial'), join(root, 'disk')];
     await expect(moveIntoPlace(attempt, final)).rejects.toThrow(
@@ -134,6 +155,33 @@ describe('replaceFile', () => {
   });
 });
 
+const sha = `sha256:${'0'.repeat(64)}`;
+const manifestOf = (jobId: string): Manifest => ({
+  ...{ format: 1, jobId, contextId: randomUUID(), repositoryId: randomUUID() },
+  hypervisor: { name: 'local', kind: 'qmp', uri: 'qmp:///run/vms', host: 'kvm1' },
+  vm: { id: 'vm', name: 'vm' },
+  ...{ pointTime: '2026-11-23T01:45:00.000Z', consistency: 'crash', vmConfig: null },
+  disks: [
+    {
+      ...{ id: randomUUID(), key: 'root', target: 'vda', identity: 'a', type: 'full', reason: 'first_backup' },
+      ...{ parent: null, path: 'a', sizeBytes: 1, fileBytes: 1, checksum: sha, hashesChecksum: sha, changeId: null },
+    },
+  ],
+});
+
+test('a manifest of another point is never replaced, and one of the same point only when its files have changed', async () => {
+  const path = join(root, 'backup.json');
+  const theirs = manifestOf(randomUUID());
+  await publishManifest(path, theirs);
+  const ours = manifestOf(randomUUID());
+  await expect(publishManifest(path, ours)).rejects.toMatchObject({ code: 'AlreadyExists' });
+  await expect(rewriteManifest(path, ours)).rejects.toMatchObject({ code: 'AlreadyExists' });
+  await publishManifest(path, { ...theirs, vmConfig: 'late' });
+  expect(JSON.parse(await read('backup.json'))).toEqual(theirs);
+  await rewriteManifest(path, { ...theirs, vmConfig: 'merged' });
+  expect(JSON.parse(await read('backup.json'))).toEqual({ ...theirs, vmConfig: 'merged' });
+});
+
 test('a manifest is JSON that people can read, written and removed as often as it takes', async () => {
   const manifest: Manifest = {
     format: 1,
@@ -148,8 +196,10 @@ test('a manifest is JSON that people can read, written and removed as often as i
     disks: [],
   };
   const path = join(root, 'backup.json');
-  await writeManifest(path, manifest);
-  await writeManifest(path, manifest);
+  await draftManifest(path, manifest);
+  expect(await readdir(root)).toEqual(['.backup.json.draft']);
+  await publishManifest(path, manifest);
+  await publishManifest(path, manifest);
   expect(await read('backup.json')).toBe(`${JSON.stringify(manifest, null, 2)}\n`);
   await writeFile(draftPath(path), 'half of a');
   await removeManifest(path);
