@@ -108,8 +108,9 @@ export async function listChainLeases(db: Queryable, host: string): Promise<Open
   return db
     .select({
       ...{ id, vm: vmBackupContexts.vmName, purpose, workflowId, runId },
-      // A lease goes with the last act of its run, so a run that completed has none.
-      ...{ namespaceId, isGivenUp: isGivenUp(namespaceId), isComplete: sql<boolean>`false` },
+      // The lease of a run that completed is of an older database. What it holds is judged by the files, not by its rows
+      // (`cleanUpLease`), so it can go: it would keep every prune of the VM waiting.
+      ...{ namespaceId, isGivenUp: isGivenUp(namespaceId), isComplete: sql<boolean>`true` },
     })
     .from(chainLeases)
     .innerJoin(vmBackupContexts, eq(vmBackupContexts.id, chainLeases.contextId))

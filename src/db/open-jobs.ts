@@ -22,7 +22,8 @@ export async function listOpenJobs(db: Queryable, host: string): Promise<OpenJob
     number[]
   >`array(select ${nbdExports.port} from ${nbdExports} where ${nbdExports.jobId} = ${backupJobs.id} order by 1)`;
   const { id, workflowId, runId, namespaceId } = backupJobs;
-  const isComplete = sql<boolean>`${backupJobs.status} in ('complete', 'deleting')`;
+  // Also one that an import closed, after it had found that the database was older than the repository.
+  const isComplete = sql<boolean>`${backupJobs.status} not in ('running', 'aborting')`;
   return db
     .select({
       ...{ id, vm: vmBackupContexts.vmName, workflowId, runId, ports },

@@ -164,7 +164,16 @@ const manifestOf = (jobId: string): Manifest => ({
   disks: [
     {
       ...{ id: randomUUID(), key: 'root', target: 'vda', identity: 'a', type: 'full', reason: 'first_backup' },
-      ...{ parent: null, path: 'a', sizeBytes: 1, fileBytes: 1, checksum: sha, hashesChecksum: sha, changeId: null },
+      ...{
+        parent: null,
+        path: 'a',
+        sizeBytes: 1,
+        wasEncrypted: false,
+        fileBytes: 1,
+        checksum: sha,
+        hashesChecksum: sha,
+        changeId: null,
+      },
     },
   ],
 });
