@@ -14,6 +14,7 @@ import { createPrepareRestoreActivities } from './activities/prepare-restore.js'
 import { createProbeActivities } from './activities/probe.js';
 import { createPruneActivities } from './activities/prune.js';
 import { createReconcileActivities, reconcileBeforeStart, type ReconcileDependencies } from './activities/reconcile.js';
+import { findOlderRecords } from './activities/repository-epoch.js';
 import { createRestoreDiskActivities } from './activities/restore-disk.js';
 import { createRestoreLookUpActivities } from './activities/restore-look-up.js';
 import { createSealActivities } from './activities/seal.js';
@@ -113,6 +114,8 @@ async function prepareHost(
   const left = await claimHost(db, claim, { takeOver });
   if (left)
     log.warn({ host, machineId, left }, 'took over the host; what still runs on the other machine is not stopped');
+  for (const { message } of await findOlderRecords(db, host))
+    log.warn({ host, error: message }, 'found an older database');
   await reconcileBeforeStart(dependencies, signal, (orphan, error) => {
     if (orphan.leftBecause !== undefined) log.warn(orphan, 'left alone what a run did not clean up');
     else if (error === undefined) log.info(orphan, 'cleaned up after a run that had ended');

@@ -1,8 +1,10 @@
-import type { Database } from '../db/database.js';
+import type { Database, Queryable } from '../db/database.js';
 import { getRepository, lockRepository, type RepositoryRow } from '../db/repositories.js';
+import { listRepositoriesOf } from '../db/survey.js';
 import { BackupError } from '../domain/errors.js';
 import { readEpoch, writeEpoch, type Epoch } from '../repository/epoch.js';
 import { describeFileFailure } from '../repository/file-errors.js';
+import { requireRepository } from '../repository/marker.js';
 
 type Place = Pick<RepositoryRow, 'id' | 'path'>;
 
@@ -12,10 +14,34 @@ type Place = Pick<RepositoryRow, 'id' | 'path'>;
  * @throws BackupError RepositoryAhead when the database is older than the repository, or another one has written there
  */
 export async function requireCurrent(db: Database, repository: Place): Promise<void> {
+  const { row, found } = await requireNotOlder(db, repository);
+  if (found?.epoch !== row.epoch) await raiseEpoch(db, repository);
+}
+
+/** The same, which writes nothing. @throws BackupError RepositoryAhead */
+export async function requireNotOlder(
+  db: Queryable,
+  repository: Place,
+): Promise<{ row: RepositoryRow; found: Epoch | undefined }> {
   const found = await readEpoch(repository.path); // before the row: a seal in between would look like an older database
   const row = await getRepository(db, repository.id);
   requireNotAhead(row, found);
-  if (found?.epoch !== row.epoch) await raiseEpoch(db, repository);
+  return { row, found };
+}
+
+/** What keeps the repositories of a host from being changed: the database is older than they are. Those that cannot be reached are left out. */
+export async function findOlderRecords(db: Queryable, host: string): Promise<BackupError[]> {
+  const problems: BackupError[] = [];
+  for (const repository of await listRepositoriesOf(db, host)) {
+    try {
+      await requireRepository(repository.path, repository.id);
+      await requireNotOlder(db, repository);
+    } catch (error) {
+      if (!(error instanceof BackupError)) throw error;
+      if (error.code === 'RepositoryAhead') problems.push(error);
+    }
+  }
+  return problems;
 }
 
 /** Under the lock of the row, so that of two workers none takes the file back. */

@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { requireNotOlder } from '../activities/repository-epoch.js';
 import type { Config } from '../config/config.js';
 import type { Database } from '../db/database.js';
 import { addRepository, listRepositories, type RepositoryRow } from '../db/repositories.js';
@@ -44,7 +45,7 @@ export function addRepositoryCommands(program: Command, terminal: Terminal): voi
   addCommand(group, 'list', 'List the registered repositories', 'repository list').action(
     async (options: CommonOptions) => {
       const rows = await withDatabase(terminal, async (db, { host }) =>
-        Promise.all((await listRepositories(db)).map(async (row) => ({ ...row, ...(await look(row, host)) }))),
+        Promise.all((await listRepositories(db)).map(async (row) => ({ ...row, ...(await look(db, row, host)) }))),
       );
       print(terminal, options, {
         document: {
@@ -106,10 +107,11 @@ interface Look {
   problem: string | null;
 }
 
-async function look({ id, host, path }: RepositoryRow, thisHost: string): Promise<Look> {
+async function look(db: Database, { id, host, path }: RepositoryRow, thisHost: string): Promise<Look> {
   if (host !== thisHost) return { freeBytes: null, problem: null };
   try {
     await requireRepository(path, id);
+    await requireNotOlder(db, { id, path });
     const { bavail, bsize } = await statfs(path);
     return { freeBytes: bavail * bsize, problem: null };
   } catch (error) {

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
 import { replaceFile } from './durable.js';
-import { errorCodeOf } from './file-errors.js';
+import { describeFileFailure, errorCodeOf } from './file-errors.js';
 import { readFile } from './file-system.js';
 
 /** Next to the marker file, which never changes. */
@@ -20,7 +20,7 @@ export async function readEpoch(path: string): Promise<Epoch | undefined> {
     text = await readFile(join(path, epochName), 'utf8');
   } catch (error) {
     if (errorCodeOf(error) === 'ENOENT') return undefined;
-    throw error;
+    throw describeFileFailure(error) ?? error;
   }
   try {
     const { epoch: number, registration } = content.parse(JSON.parse(text));

@@ -2,7 +2,7 @@ import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { cleanUpJob } from '../../src/activities/clean-up.js';
-import { requireCurrent } from '../../src/activities/repository-epoch.js';
+import { findOlderRecords, requireCurrent } from '../../src/activities/repository-epoch.js';
 import { findContextByName } from '../../src/db/contexts.js';
 import { getJob } from '../../src/db/jobs.js';
 import { moveEpoch } from '../../src/db/repositories.js';
@@ -159,6 +159,9 @@ describe('clean-up of a job that was sealed, with a row that says that it was no
       message: expect.stringContaining('the database is older than the repository') as string,
     });
     expect(await filesOf('ahead')).toEqual(before);
+    const { stdout } = await backupvm(world.database.url, 'repository', 'list');
+    expect(stdout).toContain('Warning: cannot change repository');
+    expect(await findOlderRecords(world.database.db, world.config.host)).toMatchObject([{ code: 'RepositoryAhead' }]);
     expect((await importRepository()).exitCode).toBe(6); // the manifest that a test above took away
     await cleanUp(sealed.jobId);
     expect(await getJob(world.database.db, sealed.jobId)).toMatchObject({ status: 'complete', cleanUp: 'done' });

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { eq } from 'drizzle-orm';
 import type { HostDependencies } from '../../src/activities/dependencies.js';
+import { requireCurrent } from '../../src/activities/repository-epoch.js';
 import { getJobRows } from '../../src/activities/job-rows.js';
 import { manifestEntry, pointManifest } from '../../src/activities/point-manifest.js';
 import { acquireChainLease } from '../../src/db/chain-leases.js';
@@ -101,6 +102,7 @@ export async function createChains(
     await sealJob(db, { id: job.id, snapshotId: undefined }, sealed);
     await recordCleanUp(db, job.id, null);
     await writePointManifest(job.id, job.pointTime);
+    await requireCurrent(db, { id: repositoryId, path: root });
     expected.set(job.id, contents);
     return job.id;
   }
