@@ -29,6 +29,7 @@ import { connectWorker } from './config/temporal.js';
 import { openDatabase, describeDatabaseFailure, type Database } from './db/database.js';
 import { claimHost, isClaimedElsewhere } from './db/hosts.js';
 import { requireMigrated } from './db/migrate.js';
+import { listRepositoriesOf } from './db/survey.js';
 import { BackupError } from './domain/errors.js';
 import { messageOf } from './domain/message-of.js';
 import type { Namespace } from './domain/namespace.js';
@@ -36,6 +37,7 @@ import { startLog } from './log.js';
 import { readMachineId } from './process/machine-id.js';
 import { requirePrivateDirectory } from './process/private-directory.js';
 import { requireTools } from './process/tools.js';
+import { describeExposure } from './repository/exposure.js';
 import { createSource } from './sources/connect.js';
 import { openInstallation } from './temporal-namespace.js';
 import { describeRun, findActivePoller, knowsSearchAttributes } from './temporal-server.js';
@@ -116,11 +118,20 @@ async function prepareHost(
     log.warn({ host, machineId, left }, 'took over the host; what still runs on the other machine is not stopped');
   for (const { message } of await findOlderRecords(db, host))
     log.warn({ host, error: message }, 'found an older database');
+  await warnOfOpenRepositories(db, host, log);
   await reconcileBeforeStart(dependencies, signal, (orphan, error) => {
     if (orphan.leftBecause !== undefined) log.warn(orphan, 'left alone what a run did not clean up');
     else if (error === undefined) log.info(orphan, 'cleaned up after a run that had ended');
     else log.warn({ ...orphan, error: messageOf(error) }, 'could not clean up yet; the reconcile schedule tries again');
   });
+}
+
+/** What other users of this host could read: repositories are made by people, and those of earlier versions were open. */
+async function warnOfOpenRepositories(db: Database, host: string, log: Logger): Promise<void> {
+  for (const { name, path } of await listRepositoriesOf(db, host)) {
+    const exposure = await describeExposure(path).catch(() => null); // a backup says what else is wrong with it
+    if (exposure !== null) log.warn({ repository: name, exposure }, 'other users can reach a repository');
+  }
 }
 
 /** A machine that is said to be gone has no worker. Takes longer than a minute. @throws BackupError WrongHost */

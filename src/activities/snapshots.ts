@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
 import type { BackupDisk } from '../db/disks.js';
 import { beginSnapshot, isForsaken, recordSnapshot, type OpenedDiskRow } from '../db/snapshots.js';
 import { BackupError } from '../domain/errors.js';
@@ -8,6 +7,7 @@ import { diskFilePath } from '../domain/names.js';
 import { requirePlaintextAllowed } from '../domain/preconditions.js';
 import { asFull, planReasons, type BackupType, type DiskPlan, type PlanReason } from '../domain/plan.js';
 import { mapExport, selectExtents } from '../nbd/nbdinfo.js';
+import { makePassableDirectory } from '../process/passable-directory.js';
 import {
   changeIdOf,
   type OpenSnapshot,
@@ -62,7 +62,7 @@ export function createSnapshotActivities({ db, host, scratchDir, createSource }:
       return heartbeating(async (signal) => {
         const { job, context, hypervisor } = await getJobRows(db, input.jobId);
         requireHost(host, hypervisor);
-        await mkdir(scratchDir, { recursive: true });
+        await makePassableDirectory(scratchDir);
         await requireScratchSpace(scratchDir);
         const { vmId, directory } = context;
         const vm: VMAtHost = { source: createSource(hypervisor), vmId, signal };

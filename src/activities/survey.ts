@@ -9,6 +9,7 @@ import { exportSocket } from '../nbd/export-socket.js';
 import { isAlive } from '../process/identity.js';
 import { listRunningServers, type RunningServer } from '../qemu/running-servers.js';
 import { draftPath } from '../repository/durable.js';
+import { describeExposure } from '../repository/exposure.js';
 import { errorCodeOf } from '../repository/file-errors.js';
 import { lstat } from '../repository/file-system.js';
 import { fileFacts, insideRepository } from '../repository/files.js';
@@ -56,7 +57,7 @@ export interface ChangedFile {
 export interface FileSurvey {
   unknownFiles: Found<UnknownFile>;
   changedFiles: Found<ChangedFile>;
-  /** Repositories that could not be looked at, and why. */
+  /** Repositories that could not be looked at, or that other users can reach, and why. */
   problems: string[];
 }
 
@@ -121,6 +122,10 @@ async function surveyRepository(
     return listBackupFiles(root, signal);
   });
   if (files === undefined) return;
+  await inFileSystem(async () => {
+    const exposure = await describeExposure(root, files);
+    if (exposure !== null) survey.problems.push(`Repository '${name}': ${exposure}`);
+  });
   const disks = await listRecordedDisks(db, id); // after the files, as with processes
   await inFileSystem(async () => {
     for (const unknown of await findUnknownFiles(root, files, disks, signal)) {

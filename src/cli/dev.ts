@@ -1,4 +1,4 @@
-import { chmod, mkdir, writeFile } from 'node:fs/promises';
+import { chmod, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Option, type Command } from 'commander';
@@ -11,6 +11,7 @@ import { listenBriefly } from '../embedded/port.js';
 import { startEmbeddedPostgres } from '../embedded/postgres.js';
 import { findTemporalCLI, startTemporalServer } from '../embedded/temporal.js';
 import { describeNamespace } from '../temporal-namespace.js';
+import { makePassableDirectory } from '../process/passable-directory.js';
 import { addCommand, parseCount } from './command.js';
 import { withTemporal } from './connect.js';
 import { givenUpBy } from './lose-namespace.js';
@@ -63,7 +64,7 @@ async function runDev(terminal: Terminal, options: DevOptions): Promise<void> {
   const dataDir = resolve(options.data);
   const cliPath = await findTemporalCLI(terminal.env);
   await requireFreePorts(options);
-  await mkdir(dataDir, { recursive: true, mode: 0o755 });
+  await makePassableDirectory(dataDir);
   const restoreDirs = await chooseRestoreDirs(terminal.env, dataDir, options.restoreDir);
   const directories = {
     BACKUPVM_SCRATCH_DIR: terminal.env['BACKUPVM_SCRATCH_DIR'] || join(dataDir, 'scratch'),
@@ -137,8 +138,7 @@ async function chooseRestoreDirs(env: Terminal['env'], dataDir: string, asked: s
   if (asked) return asked.map((directory) => resolve(directory)).join(':');
   if (env['BACKUPVM_RESTORE_DIRS']) return env['BACKUPVM_RESTORE_DIRS'];
   const own = join(dataDir, 'restored');
-  await mkdir(own, { recursive: true });
-  await chmod(own, 0o711); // whatever the umask is
+  await makePassableDirectory(own);
   return own;
 }
 

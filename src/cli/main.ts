@@ -24,6 +24,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
+// Disks, their backups and their definitions hold secrets: what we or our children make is closed to other users.
+process.umask(0o077);
+
 const exitCode = await runCLI(process.argv.slice(2), {
   env: process.env,
   stdout: process.stdout,

@@ -7,6 +7,7 @@ import type { Database } from '../db/database.js';
 import { addRepository, listRepositories, type RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { readEpoch } from '../repository/epoch.js';
+import { describeExposure } from '../repository/exposure.js';
 import { createMarker, readMarker, requireRepository, type Marker } from '../repository/marker.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup, parseName } from './command.js';
@@ -84,10 +85,18 @@ async function add(db: Database, config: Config, name: string, { path: given, ho
   const row = await addRepository(db, { id, name, host: config.host, path });
   const { bavail, bsize } = await statfs(path);
   const freeBytes = bavail * bsize;
+  const exposure = await describeExposure(path);
   const how = marker ? `adopted by its marker file (made as '${marker.name}')` : 'marker file made';
   return {
-    document: { repository: { id: row.id, name, host: row.host, path, freeBytes }, adopted: marker !== undefined },
-    text: `Repository '${name}' registered: ${path} on host '${row.host}', ${formatBytes(freeBytes)} free; ${how}`,
+    document: {
+      repository: { id: row.id, name, host: row.host, path, freeBytes },
+      adopted: marker !== undefined,
+      exposure,
+    },
+    text: [
+      `Repository '${name}' registered: ${path} on host '${row.host}', ${formatBytes(freeBytes)} free; ${how}`,
+      ...(exposure === null ? [] : [`Warning: ${exposure}`]),
+    ].join('\n'),
   };
 }
 

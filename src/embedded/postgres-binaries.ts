@@ -1,7 +1,8 @@
-import { cp, mkdir, mkdtemp, readFile, rename, rm } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rename, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { BackupError } from '../domain/errors.js';
+import { makePassableDirectory } from '../process/passable-directory.js';
 import { run } from '../process/run.js';
 import { asAccount, type ServiceAccount } from './service.js';
 
@@ -52,7 +53,7 @@ async function canRun(native: string, account: ServiceAccount | undefined): Prom
 
 /** Copies so that others see all of it or nothing. */
 async function copyAtOnce(from: string, to: string): Promise<void> {
-  await mkdir(sharedCache, { recursive: true, mode: 0o755 });
+  await makePassableDirectory(sharedCache);
   const unfinished = await mkdtemp(`${to}.`);
   await cp(from, join(unfinished, 'native'), { recursive: true, verbatimSymlinks: true });
   await rm(to, { recursive: true, force: true });

@@ -1,7 +1,8 @@
-import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { BackupError } from '../domain/errors.js';
+import { makePassableDirectory } from '../process/passable-directory.js';
 import { assertPortFree, freePort } from './port.js';
 import { assertSearchable, postgresAccount } from './postgres-account.js';
 import { postgresBinaries } from './postgres-binaries.js';
@@ -38,7 +39,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const { durable } = options;
   const dataDir = resolve(options.dataDir);
   const account = await postgresAccount();
-  await mkdir(dataDir, { recursive: true, mode: 0o755 });
+  await makePassableDirectory(dataDir);
   if (account) await assertSearchable(dataDir, account);
   const binaries = await postgresBinaries(account);
   const home = durable ? dataDir : await throwAwayDirectory(dataDir);

@@ -28,7 +28,7 @@ export interface Service {
 
 /** Starts a server as a child that ends with us, however we end, and that a Ctrl-C in our terminal does not reach. */
 export async function startService({ program, args, logFile, stopSignal, account }: ServiceOptions): Promise<Service> {
-  const log = await open(logFile, 'w');
+  const log = await open(logFile, 'w', 0o600);
   const child = spawn('setpriv', [`--pdeathsig=${stopSignal}`, ...asAccount(account), '--', program, ...args], {
     cwd: '/', // ours may be closed to the account
     stdio: ['ignore', log.fd, log.fd],

@@ -31,7 +31,7 @@ export function writeTable(
   say: (fraction: number) => void,
 ): Written {
   const disk = openDisk(file, format);
-  const table = openSync(draft, 'wx');
+  const table = openSync(draft, 'wx', 0o600);
   try {
     ftruncateSync(table, tableBytes(disk.sizeBytes));
     const isUponParent = parentHashesFile !== null && carryOver(parentHashesFile, table, disk.sizeBytes);

@@ -1,5 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { BackupError } from '../domain/errors.js';
@@ -55,9 +65,10 @@ function makeId({ system, own }: MachineIdFiles): string {
 }
 
 function keepId(path: string, id: string): void {
-  mkdirSync(dirname(path), { recursive: true });
+  // Whatever the umask says: QEMU's user has to pass the same directory on its way to the scratch files.
+  if (mkdirSync(dirname(path), { recursive: true }) !== undefined) chmodSync(dirname(path), 0o711);
   const draft = `${path}.${id}`;
-  const file = openSync(draft, 'wx', 0o644);
+  const file = openSync(draft, 'wx', 0o600);
   try {
     writeSync(file, `${id}\n`);
     fsyncSync(file);

@@ -51,7 +51,7 @@ export async function createImage({ file, sizeBytes, parentName, signal }: Creat
 /** `qemu-img create` overwrites whatever is there; this decides between two that come at once, too. */
 async function reserve(path: string): Promise<void> {
   try {
-    await (await open(path, 'wx')).close();
+    await (await open(path, 'wx', 0o600)).close(); // qemu-img keeps the mode of a file that is there
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     throw new BackupError('AlreadyExists', `Expected no file ${path} yet, found one; it was left as it is`, {

@@ -1,4 +1,4 @@
-import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { appendFile, chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test, vi } from 'vitest';
 import { exportDirectory } from '../../src/activities/export-process.js';
@@ -210,6 +210,19 @@ describe('files', () => {
     }
     expect(runs).toBeGreaterThan(2);
     await backups;
+  });
+
+  test('a repository that other users can read is shown, with what closes it', async () => {
+    const { path } = world.repository;
+    const file = await backUpNew('open');
+    await chmod(path, 0o711);
+    await chmod(file.file, 0o644);
+    const { problems } = await reconcile({ survey: true });
+    expect(problems).toEqual([
+      `Repository 'store': other users of this host can reach it: ${path} has mode 711, and 1 of its files are open to them; run 'chmod -R go= ${path}'`,
+    ]);
+    await chmod(path, 0o700);
+    expect((await reconcile({ survey: true })).problems).toEqual([]);
   });
 
   test('a repository that is not there is said once, and its points are not called missing', async () => {

@@ -120,7 +120,7 @@ async function deleteSchedules(client: Client): Promise<void> {
 
 async function makePlainRepository(directory: string): Promise<string> {
   const path = join(directory, 'repository');
-  await mkdir(path);
+  await mkdir(path, { mode: 0o700 });
   return path;
 }
 

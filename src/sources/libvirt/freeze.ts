@@ -42,7 +42,7 @@ export async function freeze(
 
 /** Why the guest is not frozen, or null when it is. */
 async function freezeGuest(call: VirshCall, vmId: string, directory: JobDirectory): Promise<string | null> {
-  await writeFile(directory.frozen, '');
+  await writeFile(directory.frozen, '', { mode: 0o600 });
   try {
     const outcome = await tryVirsh(call, ['domfsfreeze', '--domain', vmId], freezeTimeoutMs);
     if (outcome.ok) return null;

@@ -1,6 +1,7 @@
 import { chmod, chown, mkdir, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { BackupError } from '../../domain/errors.js';
+import { makePassableDirectory } from '../../process/passable-directory.js';
 
 /**
  * Where one snapshot's files lie. QEMU may write only in `io`: the directory above holds what this process writes and
@@ -47,7 +48,7 @@ export async function makeJobDirectory(
   directory: JobDirectory,
   qemuUser: { uid: number; gid: number } | null,
 ): Promise<void> {
-  await mkdir(path.dirname(directory.root), { recursive: true, mode: 0o711 });
+  await makePassableDirectory(path.dirname(directory.root));
   await mkdir(directory.root, { recursive: true });
   await chmod(directory.root, 0o711);
   await mkdir(directory.io, { recursive: true });

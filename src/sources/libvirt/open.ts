@@ -157,7 +157,8 @@ async function begin(
     domain.disks.map((disk) => disk.target).filter((target) => !targets.includes(target));
   const args = ['backup-begin', '--domain', request.vmId, '--backupxml', directory.backupXml];
   if (tracked.length > 0) args.push('--checkpointxml', directory.checkpointXml);
-  await writeFile(directory.checkpointXml, checkpointXml(changeIdOf(request.snapshotId), tracked, othersThan(tracked)));
+  const checkpoint = checkpointXml(changeIdOf(request.snapshotId), tracked, othersThan(tracked));
+  await writeFile(directory.checkpointXml, checkpoint, { mode: 0o600 });
   const plans = opened.disks.map(({ target, base }) => ({
     target,
     incremental: base,
@@ -166,6 +167,7 @@ async function begin(
   await writeFile(
     directory.backupXml,
     backupXml(directory.socket, plans, othersThan(plans.map((disk) => disk.target))),
+    { mode: 0o600 },
   );
   const outcome = await tryVirsh(call, args);
   if (outcome.ok) return opened;

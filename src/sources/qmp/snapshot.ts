@@ -128,7 +128,7 @@ async function addScratchImages(
   parts: Part[],
   signal: AbortSignal,
 ): Promise<void> {
-  await mkdir(directory, { recursive: true });
+  await mkdir(directory, { recursive: true, mode: 0o700 });
   for (const { node } of parts) {
     const names = namesFor(snapshotId, node);
     const file = join(directory, names.scratchFile);
