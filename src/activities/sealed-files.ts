@@ -4,7 +4,7 @@ import type { RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { manifestPath } from '../domain/names.js';
 import { findDescendants } from '../repository/backing-file.js';
-import { fileFacts, insideRepository } from '../repository/files.js';
+import { fileFacts, insideRepository, unlessMissing } from '../repository/files.js';
 import type { JobRows } from './job-rows.js';
 
 // What the repository itself says of a file, before the file goes: it is believed more than a row, which may be older.
@@ -29,7 +29,7 @@ export async function findClaim(rows: JobRows, disks: readonly BackupDisk[]): Pr
 /** A manifest that says that a job was sealed, or that another one has the same place; whatever it holds. */
 export async function findSealedManifest({ job, context, repository }: JobRows): Promise<string | undefined> {
   const path = manifestPath(context.directory, job.pointTime);
-  const found = await fileFacts(insideRepository(repository.path, path));
+  const found = await unlessMissing(() => fileFacts(insideRepository(repository.path, path)));
   return found && `restore point ${job.id} has a manifest, ${path}`;
 }
 

@@ -1,6 +1,6 @@
 import { dirname, join, resolve } from 'node:path';
-import { errorCodeOf } from './file-errors.js';
 import { openForReading, readdir } from './file-system.js';
+import { unlessMissing } from './files.js';
 
 /** The fields of a QCOW2 header up to the length of the backing file's name. */
 const headerBytes = 20;
@@ -33,7 +33,7 @@ export async function findDescendants(files: readonly string[]): Promise<{ path:
     for (const name of await filesIn(folder)) {
       if (!name.endsWith('.qcow2')) continue;
       const path = join(folder, name);
-      const backingPath = await unlessGone(() => readBackingPath(path));
+      const backingPath = await unlessMissing(() => readBackingPath(path));
       if (backingPath !== undefined && wanted.has(backingPath)) found.push({ path, backingPath });
     }
   }
@@ -41,15 +41,6 @@ export async function findDescendants(files: readonly string[]): Promise<{ path:
 }
 
 async function filesIn(folder: string): Promise<string[]> {
-  const entries = await unlessGone(() => readdir(folder, { withFileTypes: true }));
+  const entries = await unlessMissing(() => readdir(folder, { withFileTypes: true }));
   return (entries ?? []).flatMap((entry) => (entry.isFile() ? [entry.name] : []));
-}
-
-async function unlessGone<T>(look: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await look();
-  } catch (error) {
-    if (errorCodeOf(error) === 'ENOENT') return undefined;
-    throw error;
-  }
 }

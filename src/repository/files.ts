@@ -155,12 +155,12 @@ export async function removeEmptyFolders(root: string, path: string): Promise<vo
   }
 }
 
-/** Undefined where there is none of that name. */
+/** Undefined where there is nothing of that name, or where a file stands in the place of its folder. */
 export async function unlessMissing<T>(look: () => Promise<T>): Promise<T | undefined> {
   try {
     return await look();
   } catch (error) {
-    if (errorCodeOf(error) === 'ENOENT') return undefined;
+    if (['ENOENT', 'ENOTDIR'].includes(errorCodeOf(error) ?? '')) return undefined;
     throw error;
   }
 }
