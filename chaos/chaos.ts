@@ -44,7 +44,14 @@ async function reconcileAgainAndAgain(run: Run, stop: AbortSignal): Promise<void
 const count = (found: Leftovers) => ({
   orphans: [
     ...[...found.processes, ...found.source, ...found.openJobs, ...found.chainLeases, ...found.tombstones],
-    ...[...found.unfinished, ...found.strayFiles, ...found.scratch, ...found.run, ...found.temporary],
+    ...[
+      ...found.unfinished,
+      ...found.strayFiles,
+      ...found.keptWithoutRow,
+      ...found.scratch,
+      ...found.run,
+      ...found.temporary,
+    ],
   ],
   leakedPorts: [...found.leases, ...found.openSockets],
   damageMarks: found.damageMarks,

@@ -203,6 +203,7 @@ CREATE TABLE "restores" (
 	"vm_id" text,
 	"vm_name" text,
 	"overwrite" boolean NOT NULL,
+	"keep_replaced_seconds" integer NOT NULL,
 	"phase" text DEFAULT 'writing' NOT NULL,
 	CONSTRAINT "restores_target" CHECK ("restores"."target" in ('files', 'vm', 'in-place')),
 	CONSTRAINT "restores_phase" CHECK ("restores"."phase" in ('writing', 'placing', 'undoing'))
@@ -219,6 +220,27 @@ CREATE TABLE "retention_policies" (
 	"time_zone" text NOT NULL,
 	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
 	CONSTRAINT "retention_policies_counts" CHECK (coalesce(least("retention_policies"."keep_last", "retention_policies"."keep_hourly", "retention_policies"."keep_daily", "retention_policies"."keep_weekly", "retention_policies"."keep_monthly", "retention_policies"."keep_yearly"), 0) > 0)
+);
+--> statement-breakpoint
+CREATE TABLE "kept_disks" (
+	"id" uuid PRIMARY KEY DEFAULT gen_random_uuid() NOT NULL,
+	"host" text NOT NULL,
+	"path" text NOT NULL,
+	"kept_path" text NOT NULL,
+	"restore_id" uuid NOT NULL,
+	"job_id" uuid,
+	"vm_name" text NOT NULL,
+	"target" text NOT NULL,
+	"inode" text NOT NULL,
+	"file_bytes" bigint NOT NULL,
+	"file_modified_ms" bigint NOT NULL,
+	"keep_seconds" integer NOT NULL,
+	"kept_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"kept_until" timestamp with time zone,
+	"problem" text,
+	CONSTRAINT "kept_disks_host_kept_path" UNIQUE("host","kept_path"),
+	CONSTRAINT "kept_disks_target" CHECK ("kept_disks"."target" in ('files', 'vm', 'in-place')),
+	CONSTRAINT "kept_disks_keep_seconds" CHECK ("kept_disks"."keep_seconds" > 0)
 );
 --> statement-breakpoint
 CREATE TABLE "installations" (
@@ -254,6 +276,7 @@ ALTER TABLE "restores" ADD CONSTRAINT "restores_lease_id_chain_leases_id_fk" FOR
 ALTER TABLE "restores" ADD CONSTRAINT "restores_job_id_backup_jobs_id_fk" FOREIGN KEY ("job_id") REFERENCES "public"."backup_jobs"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "restores" ADD CONSTRAINT "restores_hypervisor_id_hypervisors_id_fk" FOREIGN KEY ("hypervisor_id") REFERENCES "public"."hypervisors"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "retention_policies" ADD CONSTRAINT "retention_policies_context_id_vm_backup_contexts_id_fk" FOREIGN KEY ("context_id") REFERENCES "public"."vm_backup_contexts"("id") ON DELETE cascade ON UPDATE no action;--> statement-breakpoint
+ALTER TABLE "kept_disks" ADD CONSTRAINT "kept_disks_job_id_backup_jobs_id_fk" FOREIGN KEY ("job_id") REFERENCES "public"."backup_jobs"("id") ON DELETE set null ON UPDATE no action;--> statement-breakpoint
 CREATE UNIQUE INDEX "backup_disks_one_head" ON "backup_disks" USING btree ("context_id","disk_key") WHERE "backup_disks"."is_head";--> statement-breakpoint
 CREATE INDEX "backup_disks_parent_id" ON "backup_disks" USING btree ("parent_id");--> statement-breakpoint
 CREATE UNIQUE INDEX "backup_jobs_one_running" ON "backup_jobs" USING btree ("context_id") WHERE "backup_jobs"."status" in ('running', 'aborting');--> statement-breakpoint
@@ -262,4 +285,6 @@ CREATE INDEX "vm_backup_contexts_name" ON "vm_backup_contexts" USING btree ("vm_
 CREATE INDEX "chain_leases_context" ON "chain_leases" USING btree ("context_id");--> statement-breakpoint
 CREATE UNIQUE INDEX "chain_leases_one_exclusive" ON "chain_leases" USING btree ("context_id") WHERE "chain_leases"."mode" = 'exclusive';--> statement-breakpoint
 CREATE INDEX "protection_changes_job" ON "protection_changes" USING btree ("job_id");--> statement-breakpoint
-CREATE INDEX "restore_disks_lease" ON "restore_disks" USING btree ("lease_id");
+CREATE INDEX "restore_disks_lease" ON "restore_disks" USING btree ("lease_id");--> statement-breakpoint
+CREATE INDEX "kept_disks_job" ON "kept_disks" USING btree ("job_id");--> statement-breakpoint
+CREATE INDEX "kept_disks_restore" ON "kept_disks" USING btree ("restore_id");

@@ -9,6 +9,7 @@ import { createDeletionPlanActivities } from './activities/deletion-plan.js';
 import { createDeletionActivities } from './activities/deletions.js';
 import { createExportActivities } from './activities/exports.js';
 import { createJobActivities } from './activities/jobs.js';
+import { createKeptDiskActivities } from './activities/kept-disks.js';
 import { createPlaceRestoreActivities } from './activities/place-restore.js';
 import { createPrepareRestoreActivities } from './activities/prepare-restore.js';
 import { createProbeActivities } from './activities/probe.js';
@@ -247,6 +248,7 @@ function controlActivities(dependencies: ReconcileDependencies) {
     ...createPlaceRestoreActivities(dependencies),
     ...createReconcileActivities(dependencies),
     ...createSurveyActivities(dependencies),
+    ...createKeptDiskActivities(dependencies),
     ...createVerifyChainActivities(dependencies),
   };
 }

@@ -2,6 +2,7 @@ import { dirname } from 'node:path';
 import { forgetChangeIds, getDisk } from '../db/disks.js';
 import { getHypervisor } from '../db/hypervisors.js';
 import { getJob } from '../db/jobs.js';
+import { beginKeeping } from '../db/kept-disks.js';
 import {
   beginPlacing,
   findRestore,
@@ -13,6 +14,7 @@ import {
   type RestoreDisk,
 } from '../db/restores.js';
 import { BackupError } from '../domain/errors.js';
+import type { KeptFile } from '../domain/restore-result.js';
 import { syncDirectory } from '../repository/durable.js';
 import { errorCodeOf } from '../repository/file-errors.js';
 import { link, rename, rm } from '../repository/file-system.js';
@@ -21,18 +23,19 @@ import type { Source } from '../sources/source.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { replaceableImages, requireShutOff } from './in-place.js';
+import { keepReplaced } from './kept-disks.js';
 import { requireStillAllowed } from './restore-dirs.js';
 import { atTarget, fileAt } from './restore-paths.js';
 
 export function createPlaceRestoreActivities(dependencies: HostDependencies) {
   return {
     /** Gives every disk its final name, and the new VM its own, once all of them are written. May run twice. */
-    async placeRestore(input: { leaseId: string }): Promise<void> {
-      await heartbeating(async (signal) => {
+    async placeRestore(input: { leaseId: string }): Promise<KeptFile[]> {
+      return heartbeating(async (signal) => {
         const restore = await findRestore(dependencies.db, input.leaseId);
         if (!restore) throw leaseGone(input.leaseId);
         if (restore.phase === 'writing') await decide(dependencies, restore, signal);
-        await finishRestore(dependencies, restore, signal, { requiresAll: true });
+        return finishRestore(dependencies, restore, signal, { requiresAll: true });
       });
     },
 
@@ -127,9 +130,10 @@ async function define(
 
 /**
  * Finishes a restore that was decided upon, whatever of it has been done: names, the VM's name, what the hypervisor recorded of
- * replaced disks, and at last the files that were kept. Safe to repeat. The files decide what is left to do, not the rows: with an
+ * replaced disks, and at last the files that were replaced. Safe to repeat. The files decide what is left to do, not the rows: with an
  * older database the restore may have completed long ago, and its VM may run.
  * @param requiresAll whether a restored disk that is nowhere is an error; clean-up cannot bring it back, and must come to an end
+ * @returns the replaced files that are kept
  * @throws BackupError VMRunning, TargetUnusable, InUse when a VM whose disks are about to be replaced was started or changed
  */
 export async function finishRestore(
@@ -137,7 +141,7 @@ export async function finishRestore(
   restore: Restore,
   signal: AbortSignal,
   { requiresAll }: { requiresAll: boolean },
-): Promise<void> {
+): Promise<KeptFile[]> {
   const { db } = dependencies;
   const disks = await listRestoreDisks(db, restore.leaseId);
   const unplaced = disks.filter(({ status }) => status !== 'placed');
@@ -148,6 +152,7 @@ export async function finishRestore(
     await requireReplaceable(dependencies, vm, unfinished, signal);
   }
   for (const disk of unplaced) {
+    await keepReplaced(dependencies, restore, disk);
     await atTarget(disk.path, () => place(disk, requiresAll));
     await recordPlaced(db, disk.id);
   }
@@ -159,9 +164,28 @@ export async function finishRestore(
       await forgetChangeIds(db, contextId, [changeId]);
     }
   }
-  for (const { path, keptPath } of disks) {
-    if (keptPath !== null && (await atTarget(path, () => fileAt(path)))) await removeFile(keptPath);
+  return settleReplaced(dependencies, restore, disks);
+}
+
+/** From here on the time runs for which the replaced files are kept; without one, they go now. */
+async function settleReplaced(
+  dependencies: HostDependencies,
+  restore: Restore,
+  disks: readonly RestoreDisk[],
+): Promise<KeptFile[]> {
+  for (const disk of disks) {
+    const { path, keptPath } = disk;
+    if (restore.keepReplacedSeconds > 0) {
+      await keepReplaced(dependencies, restore, disk); // no file stays without a row, also with the rows of an older database
+    } else if (keptPath !== null && (await atTarget(path, () => fileAt(path)))) {
+      await removeFile(keptPath);
+    }
   }
+  const kept = await beginKeeping(dependencies.db, restore.leaseId);
+  return kept.map(({ id, path, keptPath, keptUntil }) => {
+    if (keptUntil === null) throw new TypeError(`Expected the time of kept disk ${id} to run, found none`);
+    return { id, path, keptPath, keptUntil: keptUntil.toISOString() };
+  });
 }
 
 /** The disks whose unfinished file is still there: it goes when its disk gets its name. */

@@ -28,6 +28,8 @@ export interface PrepareRestoreInput {
   disks: string[] | undefined;
   overwrite: boolean;
   allowDamaged: boolean;
+  /** How long the files that are replaced are kept; 0: no longer than until it is done. */
+  keepReplacedSeconds: number;
 }
 
 /** A disk that is about to be restored. */
@@ -79,6 +81,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
         await requireRoom(db, rows, plan.places, signal);
         const restore = {
           ...{ leaseId: input.leaseId, jobId: input.pointId, target: input.target.kind, overwrite: input.overwrite },
+          keepReplacedSeconds: input.keepReplacedSeconds,
           ...{ hypervisorId: input.hypervisorId, vmId: plan.vm?.id ?? null, vmName: plan.vm?.name ?? null },
         };
         const newDisks = plan.places.map(({ disk, path, attemptPath, keptPath, format }) => {

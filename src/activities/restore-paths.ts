@@ -5,7 +5,7 @@ import { messageOf } from '../domain/message-of.js';
 import { restoreSiblings } from '../domain/names.js';
 import { requireUnlocked } from '../qemu/qemu-img.js';
 import { describeFileFailure, errorCodeOf } from '../repository/file-errors.js';
-import { realpath, requireAnswer, stat, statfs } from '../repository/file-system.js';
+import { lstat, realpath, requireAnswer, stat, statfs } from '../repository/file-system.js';
 import { probeWritable } from '../repository/probe.js';
 
 /** The files of one restored disk. */
@@ -28,6 +28,7 @@ export async function pathsFor(
 ): Promise<RestorePaths> {
   const { attemptPath, keptPath } = restoreSiblings(path, leaseId, target);
   const found = await fileAt(path);
+  if (await isLink(path)) throw unusable(path, 'it is a link, and what it leads to would not be replaced; remove it');
   if (!found) return { path, attemptPath, keptPath: null };
   if (!found.isFile()) throw unusable(path, 'it is no plain file');
   if (!overwrite) {
@@ -38,6 +39,15 @@ export async function pathsFor(
   }
   await requireUnlocked(path, signal);
   return { path, attemptPath, keptPath };
+}
+
+async function isLink(path: string): Promise<boolean> {
+  try {
+    return (await lstat(path)).isSymbolicLink();
+  } catch (error) {
+    if (errorCodeOf(error) === 'ENOENT') return false;
+    throw unusable(path, messageOf(error));
+  }
 }
 
 /** What is at a path, or undefined. */

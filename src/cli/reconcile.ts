@@ -10,7 +10,7 @@ import { addCommand } from './command.js';
 import { describeNamespace } from '../temporal-namespace.js';
 import { withDatabase, withTemporal, type Temporal } from './connect.js';
 import { describeWorkflowFailure } from './failure.js';
-import { formatTable, printable, shortId } from './format.js';
+import { formatTable, formatTime, printable, shortId } from './format.js';
 import { loseNamespace } from './lose-namespace.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 
@@ -78,6 +78,7 @@ function describe(result: ReconcileHostResult, colours: boolean): string {
       : orphanTable(result, colours),
     ...(found.length === 0 ? [] : ['', foundTable]),
     ...moreLines(result),
+    ...keptLines(result),
     ...problems.map((problem) => printable(`Warning: ${problem}`)),
   ].join('\n');
 }
@@ -137,4 +138,13 @@ function moreLines({ unknownExports, unknownFiles, changedFiles }: ReconcileHost
   return Object.entries(kinds).flatMap(([what, found]) =>
     found && found.count > found.first.length ? [`… ${found.count - found.first.length} more ${what}`] : [],
   );
+}
+
+/** The disks that restores replaced: what was removed, what stays until when, and what could not be removed. */
+function keptLines({ keptDisks }: ReconcileHostResult): string[] {
+  return (keptDisks ?? []).map(({ id, vm, keptPath, fileBytes, keptUntil, outcome }) => {
+    const disk = `Replaced disk ${shortId(id)} of ${vm}, ${keptPath}, ${formatBytes(fileBytes)}`;
+    const until = keptUntil === null ? 'its restore is done' : formatTime(new Date(keptUntil));
+    return printable(outcome === 'kept' ? `${disk}: kept until ${until}` : `${disk}: ${outcome}`);
+  });
 }

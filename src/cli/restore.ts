@@ -4,7 +4,7 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import { BackupError } from '../domain/errors.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { parseRestoreVMInput, type RestoreVMRequest } from '../domain/restore-input.js';
-import type { RestoreVMResult } from '../domain/restore-result.js';
+import type { KeptFile, RestoreVMResult } from '../domain/restore-result.js';
 import type { DiskHeartbeat, RestoreDiskProgress } from '../workflows/messages.js';
 import { addCommand } from './command.js';
 import { withTemporal, type Temporal } from './connect.js';
@@ -28,6 +28,7 @@ interface RestoreOptions extends CommonOptions {
   inPlace?: true;
   overwrite?: true;
   allowDamaged?: true;
+  keepReplaced?: string;
   maxParallelDisks?: number | string;
   detach?: true;
 }
@@ -57,6 +58,10 @@ export function addRestoreCommand(program: Command, terminal: Terminal): void {
     .option('--in-place', `replace the VM's own disks; it must be shut off`)
     .option('--overwrite', 'replace files, and a VM of that name that is shut off')
     .option('--allow-damaged', 'restore what is left of a damaged point')
+    .option(
+      '--keep-replaced <time>',
+      `how long replaced files are kept, such as '24h' or '7d', or 'none' (default: 24h in place, none with --overwrite)`,
+    )
     .option('--max-parallel-disks <count>', 'disks at a time (default: 4)', (text) =>
       Number.isNaN(Number(text)) ? text : Number(text),
     )
@@ -93,9 +98,10 @@ function parseTime(text: string): string {
 /** The workflow's input with only what was given. @throws BackupError InvalidInput, which names every problem at once */
 function createRequest(vm: string | undefined, options: RestoreOptions): RestoreVMRequest {
   const { point, at, hypervisor, repository, disk: disks, overwrite, allowDamaged, maxParallelDisks } = options;
+  const { keepReplaced } = options;
   const all = {
     ...{ point, vm, at, hypervisor, repository, disks, target: targetOf(options) },
-    ...{ overwrite, allowDamaged, maxParallelDisks },
+    ...{ overwrite, allowDamaged, keepReplaced, maxParallelDisks },
   };
   const request = withoutUndefined(all);
   parseRestoreVMInput(request);
@@ -165,7 +171,12 @@ function describeResult(result: RestoreVMResult, workflowId: string, colours: bo
     document: { workflowId, ...result },
     text: [
       `Restored point ${result.pointId} of ${formatTime(new Date(result.pointTime))}${vm}\n\n${table}`,
+      ...result.kept.map((kept) => printable(keptText(kept))),
       ...result.warnings.map((warning) => `Warning: ${printable(warning)}`),
     ].join('\n'),
   };
+}
+
+function keptText({ path, keptPath, keptUntil }: KeptFile): string {
+  return `Kept what was at ${path} as ${keptPath} until ${formatTime(new Date(keptUntil))}; see 'backupvm kept list'`;
 }

@@ -7,6 +7,7 @@ import { addDevCommand } from './dev.js';
 import { exitCodes, reportFailure } from './failure.js';
 import { addHypervisorCommands } from './hypervisor.js';
 import { addJobCommands } from './job.js';
+import { addKeptCommands } from './kept.js';
 import { addPointCommands } from './point.js';
 import { addPolicyCommands } from './policy.js';
 import { addPruneCommand } from './prune.js';
@@ -62,6 +63,7 @@ export function createProgram(terminal: Terminal): Command {
   addPolicyCommands(program, terminal);
   addPruneCommand(program, terminal);
   addDeleteCommand(program, terminal);
+  addKeptCommands(program, terminal);
   addReconcileCommand(program, terminal);
   return program;
 }

@@ -5,10 +5,12 @@ import { getDisk, listDisks } from '../db/disks.js';
 import { getHypervisor } from '../db/hypervisors.js';
 import type { JobListing } from '../db/jobs.js';
 import { listProtectionChanges } from '../db/protection.js';
+import { listKept } from '../db/kept-disks.js';
 import { getRepository } from '../db/repositories.js';
 import { planReasons } from '../domain/plan.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { formatDuration, formatFields, formatTable, formatTime } from './format.js';
+import { describeKept, untilText } from './kept.js';
 import { protectionChangeText } from './protect.js';
 
 export type JobDescription = Awaited<ReturnType<typeof describeJob>>;
@@ -26,6 +28,7 @@ export async function describeJob(db: Queryable, { job, vm, repository }: JobLis
     ...{ pointTime: job.pointTime, startedAt: job.startedAt, finishedAt: job.finishedAt },
     ...{ cleanUp: job.cleanUp, cleanUpError: job.cleanUpError },
     ...{ hold: job.hold, immutableUntil: job.immutableUntil },
+    kept: (await listKept(db, { jobId: job.id })).map(describeKept),
     protectionChanges: await listProtectionChanges(db, { jobId: job.id, repositoryId: context.repositoryId }),
     ...{ workflowId: job.workflowId, runId: job.runId, warnings: job.warnings, error: job.error },
     disks: await Promise.all(
@@ -62,6 +65,7 @@ export function jobText(job: JobDescription, colours: boolean): string {
     ...(job.hold === null ? [] : [['Held', job.hold] as const]),
     ...(job.immutableUntil === null ? [] : [['Immutable until', formatTime(job.immutableUntil)] as const]),
     ...job.protectionChanges.map((change) => [formatTime(change.changedAt), protectionChangeText(change)] as const),
+    ...job.kept.map((kept) => ['Replaced', `${kept.path}, kept as ${kept.keptPath} until ${untilText(kept)}`] as const),
     ...(job.error === null ? [] : [['Error', job.error] as const]),
     ...job.warnings.map((warning) => ['Warning', warning] as const),
   ]);

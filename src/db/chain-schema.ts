@@ -74,6 +74,8 @@ export const restores = pgTable(
     vmName: text('vm_name'),
     /** Whether files, and a VM of that name, may be replaced. */
     overwrite: boolean('overwrite').notNull(),
+    /** How long the files that it replaces are kept; 0: they go as soon as it is done. */
+    keepReplacedSeconds: integer('keep_replaced_seconds').notNull(),
     /** From `placing` on, every disk is written and verified: it is finished, not undone. From `undoing` on, the other way round. */
     phase: text('phase', { enum: ['writing', 'placing', 'undoing'] })
       .notNull()
@@ -101,7 +103,7 @@ export const restoreDisks = pgTable(
     format: text('format', { enum: ['qcow2', 'raw'] }).notNull(),
     /** The unfinished file, beside the final one; the row stands before the file. */
     attemptPath: text('attempt_path').notNull(),
-    /** Where the file that was there before is kept until success; null where there was none. */
+    /** Where the file that was there before is kept; null where there was none. */
     keptPath: text('kept_path'),
     status: text('status', { enum: ['planned', 'writing', 'written', 'placed'] })
       .notNull()

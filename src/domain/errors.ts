@@ -13,6 +13,8 @@ export const errorCodes = {
   JobNotFound: { permanent: true, exitCode: 3 },
   PointNotFound: { permanent: true, exitCode: 3 },
   ContextNotFound: { permanent: true, exitCode: 3 },
+  /** No disk that a restore replaced and kept has this id. */
+  KeptDiskNotFound: { permanent: true, exitCode: 3 },
   AlreadyExists: { permanent: true, exitCode: 4 },
   InUse: { permanent: true, exitCode: 4 },
   BackupAlreadyRunning: { permanent: true, exitCode: 4 },

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { keepTime } from './keep-replaced.js';
 import { choice, count, flag, isObject, name, parseInput } from './parse-input.js';
 
 const directory = z
@@ -37,6 +38,7 @@ const schema = z
       target,
       overwrite: flag().default(false),
       allowDamaged: flag().default(false),
+      keepReplaced: keepTime.optional(),
       maxParallelDisks: count(1, 64).default(4),
     },
     `expected an object such as {"vm":"web01","target":{"kind":"files","directory":"/var/restore"}}`,

@@ -15,6 +15,15 @@ export interface RestoreVMDiskResult {
   differentBlocks: number;
 }
 
+/** A file that a restore replaced. Paths are absolute, on the repository's host. */
+export interface KeptFile {
+  id: string;
+  path: string;
+  keptPath: string;
+  /** ISO 8601: when ReconcileHost may remove it. */
+  keptUntil: string;
+}
+
 /** The result of RestoreVM. */
 export interface RestoreVMResult {
   pointId: string;
@@ -23,6 +32,8 @@ export interface RestoreVMResult {
   /** The VM that was defined, or whose disks were replaced; null where there are files only. */
   vm: { id: string; name: string } | null;
   disks: RestoreVMDiskResult[];
+  /** The files that were replaced, and are kept for a while. */
+  kept: KeptFile[];
   /** What is not as it was in the VM, for people. */
   warnings: string[];
 }

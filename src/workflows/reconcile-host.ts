@@ -2,6 +2,7 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import {
   ApplicationFailure,
   isCancellation,
+  patched,
   proxyActivities,
   setCurrentDetails,
   startChild,
@@ -9,6 +10,7 @@ import {
 import type { CleanUpLeaseActivities } from '../activities/clean-up-lease.js';
 import type { OrphanedJob, OrphanedLease, ReconcileActivities } from '../activities/reconcile.js';
 import type { CleanUpActivities } from '../activities/clean-up.js';
+import type { KeptDiskActivities, KeptDiskReport } from '../activities/kept-disks.js';
 import type { FileSurvey, Found, SurveyActivities, UnknownExport } from '../activities/survey.js';
 import { orphanError } from '../domain/orphaned-run.js';
 import { messageOf } from './failures.js';
@@ -38,6 +40,8 @@ export interface ReconcileHostResult {
   unknownExports: Found<UnknownExport> | null;
   unknownFiles: FileSurvey['unknownFiles'] | null;
   changedFiles: FileSurvey['changedFiles'] | null;
+  /** Disks that restores replaced, and what became of those whose time is up. Null where they could not be looked at. */
+  keptDisks: KeptDiskReport[] | null;
   problems: string[];
 }
 
@@ -86,8 +90,10 @@ export async function ReconcileHost(input: ReconcileHostInput): Promise<Reconcil
     say();
   });
   const found = await surveyHost(host, survey);
-  setCurrentDetails([describe(done), ...found.problems.map((problem) => `- ${problem}`)].join('\n'));
-  return { host, dryRun, ...done, ...found };
+  const kept = await settleKeptDisks(host, dryRun);
+  const problems = [...found.problems, ...kept.problems];
+  setCurrentDetails([describe(done), ...problems.map((problem) => `- ${problem}`)].join('\n'));
+  return { host, dryRun, ...done, ...found, keptDisks: kept.keptDisks, problems };
 }
 
 /** Cleans up what may be cleaned up, several at a time, and notes the rest. */
@@ -110,6 +116,29 @@ function describe({ orphans, orphanedLeases, leftAlone }: Done): string {
     ({ vm, workflowId, leftBecause }) => `- ${vm}, workflow ${workflowId}: left alone, ${leftBecause}`,
   );
   return [...jobs, ...leases, ...left].join('\n');
+}
+
+/** Removes the disks that restores replaced when their time is up. What cannot be removed now is said. */
+async function settleKeptDisks(
+  host: string,
+  dryRun: boolean,
+): Promise<Pick<ReconcileHostResult, 'keptDisks' | 'problems'>> {
+  if (!patched('removes-kept-disks')) return { keptDisks: null, problems: [] };
+  const { removeKeptDisks } = proxyActivities<KeptDiskActivities>({
+    taskQueue: controlQueue(host),
+    startToCloseTimeout: '30 minutes', // asks for the definition of each VM before each file that goes
+    scheduleToCloseTimeout: '1 hour', // the schedule runs again: what cannot be removed now is removed then
+    heartbeatTimeout: '30 seconds',
+    retry: { maximumAttempts: 3 },
+  });
+  try {
+    const keptDisks = await removeKeptDisks({ dryRun });
+    const left = keptDisks.filter(({ outcome }) => outcome.startsWith('left'));
+    return { keptDisks, problems: left.map(({ keptPath, outcome }) => `kept disk ${keptPath}: ${outcome}`) };
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    return { keptDisks: null, problems: [`cannot remove kept disks of host '${host}': ${messageOf(error)}`] };
+  }
 }
 
 /** What cannot be looked at now is said, and does not make a failure of the clean-up that is done. */

@@ -2,6 +2,7 @@ import { uuid4 } from '@temporalio/workflow';
 import type { PreparedRestore } from '../activities/prepare-restore.js';
 import type { RestoreSubject } from '../activities/restore-look-up.js';
 import { formatBytes } from '../domain/format-bytes.js';
+import { keepReplacedSeconds } from '../domain/keep-replaced.js';
 import { parseRestoreVMInput, type RestoreVMInput, type RestoreVMRequest } from '../domain/restore-input.js';
 import type { RestoreVMDiskResult, RestoreVMResult } from '../domain/restore-result.js';
 import { endChainLease, takeChainLease } from './chain-lease.js';
@@ -57,6 +58,7 @@ async function restore(
     report.step('looking at the point and the target');
     const prepared = await restoreSteps(host, 'what is written where, and whether it may be').prepareRestore({
       ...{ leaseId, pointId, target, hypervisorId, newVMId, disks: input.disks, overwrite, allowDamaged },
+      keepReplacedSeconds: keepReplacedSeconds(input),
     });
     report.setDisks(prepared.disks.map((disk) => ({ ...disk, phase: 'planned', writtenBytes: 0 })));
 
@@ -64,9 +66,9 @@ async function restore(
     const disks = await restoreDisks(host, prepared, { allowDamaged, limit: maxParallelDisks }, report);
 
     report.step('giving the disks their names');
-    await restoreSteps(host, 'every disk is written and verified').placeRestore({ leaseId });
+    const kept = await restoreSteps(host, 'every disk is written and verified').placeRestore({ leaseId });
     for (const { key } of disks) report.disk({ key, phase: 'complete' });
-    result = { pointId, pointTime, vm: prepared.vm, disks, warnings: prepared.warnings };
+    result = { pointId, pointTime, vm: prepared.vm, disks, kept, warnings: prepared.warnings };
   } finally {
     // Always: on success, failure and cancellation. After a crash of the worker, Temporal brings the workflow back to this line.
     report.step('cleaning up');

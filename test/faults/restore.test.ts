@@ -1,7 +1,9 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { holdClaims, pendingSteps } from '../support/hold-claims.js';
+import { holdTable, type HeldTable } from '../support/hold-table.js';
+import { keptNames } from '../support/kept.js';
 import {
   expectContent,
   expectNoRestoreLeft,
@@ -12,8 +14,10 @@ import {
 } from '../support/restores.js';
 import { makeSmallFileSystem } from '../support/small-file-system.js';
 import { until } from '../support/until.js';
+import type { Lab } from '../support/lab.js';
 import type { KillPoint } from './kill-point.js';
 import { MiB, withStory, type Story } from './story.js';
+import type { WorkerProcess } from './worker-process.js';
 
 const workflowId = 'restore-vm/vm/faulty';
 const names = ['vm-data.qcow2', 'vm-root.qcow2'];
@@ -26,6 +30,23 @@ async function begin({ lab, vm }: Story) {
   const directory = await targetDirectory(lab, 'out');
   const handle = await startRestore(lab, { vm: 'vm', target: { kind: 'files', directory } }, workflowId);
   return { directory, handle, held };
+}
+
+/** Kills a worker as it is about to write to a table that is held, or, once it may do that, to another one. */
+async function killAtTable(lab: Lab, worker: WorkerProcess, held: HeldTable, later: string | undefined): Promise<void> {
+  let next: HeldTable | undefined;
+  try {
+    await held.isWaitedFor();
+    if (later !== undefined) {
+      next = await holdTable(lab, later);
+      await held.release();
+      await next.isWaitedFor();
+    }
+    await worker.kill();
+  } finally {
+    await held.release();
+    await next?.release();
+  }
 }
 
 /** A restore for each phase of a host's step and one for a step in the database: one death meets all of them, each at its own point. */
@@ -103,6 +124,32 @@ describe.concurrent('the worker of a restore is killed (SIGKILL)', () => {
       },
       { killPoint: at('placeRestore', 'during') },
     ));
+});
+
+describe.concurrent('the worker of a restore that keeps what it replaces is killed (SIGKILL)', () => {
+  test.for(['before the row of what is kept', 'after the new disk has its name, which no row tells'] as const)(
+    '%s: the next worker completes it, and nothing that was replaced is lost or without a row',
+    (moment) =>
+      withStory(`kept disks, killed ${moment}`, async ({ lab, vm, firstWorker, startWorker }) => {
+        const held = join(lab.directory, 'held');
+        for (const key of ['root', 'data']) await vm.read(key, `${held}-${key}`);
+        const directory = await targetDirectory(lab, 'out');
+        for (const name of names) await writeFile(join(directory, name), `old ${name}`);
+        const rows = await holdTable(lab, 'kept_disks');
+        const target = { kind: 'files' as const, directory };
+        const handle = await startRestore(lab, { vm: 'vm', target, overwrite: true, keepReplaced: '1h' }, workflowId);
+        const later = moment === 'before the row of what is kept' ? undefined : 'restore_disks';
+        await killAtTable(lab, firstWorker, rows, later);
+        expect((await readdir(directory)).filter((name) => name.endsWith('.before'))).toHaveLength(later ? 1 : 0);
+        await startWorker();
+        const { disks, kept } = await handle.result();
+        for (const disk of disks) await expectContent(disk, `${held}-${disk.key}`, join(lab.directory, 'raw'));
+        expect(kept.map(({ path }) => basename(path))).toEqual(names);
+        for (const { path, keptPath } of kept) expect(await readFile(keptPath, 'utf8')).toBe(`old ${basename(path)}`);
+        expect(await keptNames(lab, directory)).toHaveLength(2);
+        await expectNoRestoreLeft(lab, directory, names);
+      }),
+  );
 });
 
 describe.concurrent('the workflow of a restore ends without its clean-up', () => {

@@ -68,7 +68,16 @@ export interface StoryOptions extends LabOptions {
 
 const nothing: Leftovers = {
   ...{ processes: [], leases: [], chainLeases: [], openSockets: [], source: [], openJobs: [] },
-  ...{ tombstones: [], damageMarks: [], unfinished: [], strayFiles: [], scratch: [], run: [], temporary: [] },
+  ...{
+    tombstones: [],
+    damageMarks: [],
+    unfinished: [],
+    strayFiles: [],
+    keptWithoutRow: [],
+    scratch: [],
+    run: [],
+    temporary: [],
+  },
 };
 
 /** Tells one story in a lab of its own, and clears it away. The full is sealed, by the first worker, when `tell` is called. */

@@ -4,11 +4,20 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { cleanUpLease } from '../../src/activities/clean-up-lease.js';
 import type { HostDependencies } from '../../src/activities/dependencies.js';
+import { keepReplaced } from '../../src/activities/kept-disks.js';
 import { acquireChainLease } from '../../src/db/chain-leases.js';
-import { beginPlacing, findRestore, insertRestore, recordPlaced, recordWritten } from '../../src/db/restores.js';
+import {
+  beginPlacing,
+  findRestore,
+  insertRestore,
+  listRestoreDisks,
+  recordPlaced,
+  recordWritten,
+} from '../../src/db/restores.js';
 import { restoreSiblings } from '../../src/domain/names.js';
 import { readMachineId } from '../../src/process/machine-id.js';
 import { namespaceOf } from '../support/job.js';
+import { keptRows } from '../support/kept.js';
 import { expectNoRestoreLeft, targetDirectory } from '../support/restores.js';
 import { createWorld, type World } from '../support/world.js';
 
@@ -37,7 +46,7 @@ beforeAll(async () => {
 afterAll(() => world.close());
 
 /** A restore of one disk whose content is `new`, in a directory where it may replace `old`. */
-async function halfDone(hadFile: boolean) {
+async function halfDone(hadFile: boolean, keepReplacedSeconds = 0) {
   const { db } = world.database;
   const leaseId = randomUUID();
   const directory = await targetDirectory(world, leaseId);
@@ -46,7 +55,7 @@ async function halfDone(hadFile: boolean) {
   const lease = { id: leaseId, contextId, mode: 'shared', purpose: 'restore', workflowId: 'w', runId: 'r' } as const;
   expect(await acquireChainLease(db, lease, await namespaceOf(db))).toEqual([]);
   const restore = {
-    ...({ leaseId, jobId, target: 'files', overwrite: hadFile } as const),
+    ...({ leaseId, jobId, target: 'files', overwrite: hadFile, keepReplacedSeconds } as const),
     ...{ hypervisorId: null, vmId: null, vmName: null },
   };
   const keptPath = hadFile ? siblings.keptPath : null;
@@ -91,6 +100,79 @@ describe('a restore that was decided upon is finished', () => {
     await cleanUp(half);
     expect(await readFile(half.path, 'utf8')).toBe('new');
     await expectNoRestoreLeft(world, half.directory, ['disk.raw']);
+  });
+});
+
+describe('a restore that was decided upon, and keeps what it replaces, has it with a row, and finishes', () => {
+  const keep = async (half: Half) => {
+    const restore = (await findRestore(half.db, half.leaseId)) ?? expect.fail('no restore');
+    const [disk] = await listRestoreDisks(half.db, half.leaseId);
+    await keepReplaced(dependencies, restore, disk ?? expect.fail('no disk'));
+  };
+  test.each<[what: string, died: (half: Half) => Promise<void>]>([
+    ['before its row', async () => undefined],
+    ['after its row, before the old file was kept', keep],
+    [
+      'after its row, and the old file was changed since',
+      async (half) => {
+        await keep(half);
+        await writeFile(half.path, 'older');
+        await writeFile(half.path, 'old');
+      },
+    ],
+    [
+      'after the old file was kept, before the new one had its name',
+      async (half) => {
+        await keep(half);
+        await link(half.path, half.keptPath);
+      },
+    ],
+    [
+      'after the old file was moved, where links are not known',
+      async (half) => {
+        await keep(half);
+        await rename(half.path, half.keptPath);
+      },
+    ],
+    [
+      'after the move, which no row of the disk tells',
+      async (half) => {
+        await keep(half);
+        await link(half.path, half.keptPath);
+        await rename(half.attemptPath, half.path);
+      },
+    ],
+    [
+      'after the move, with the rows of an older database, which knows of no kept file',
+      async (half) => {
+        await link(half.path, half.keptPath);
+        await rename(half.attemptPath, half.path);
+        await recordPlaced(half.db, half.rowId);
+      },
+    ],
+  ])('%s', async (_what, died) => {
+    const half = await halfDone(true, 3_600);
+    await decide(half);
+    await died(half);
+    await cleanUp(half);
+    await cleanUp(half);
+    expect(await readFile(half.path, 'utf8')).toBe('new');
+    expect(await readFile(half.keptPath, 'utf8')).toBe('old');
+    const rows = (await keptRows(world)).filter(({ keptPath }) => keptPath === half.keptPath);
+    expect(rows).toMatchObject([{ path: half.path, keepsOn: true, problem: null }]);
+    await expectNoRestoreLeft(world, half.directory, ['disk.raw']);
+  });
+
+  test('and a late attempt keeps nothing once it has ended', async () => {
+    const half = await halfDone(true, 3_600);
+    await decide(half);
+    const restore = (await findRestore(half.db, half.leaseId)) ?? expect.fail('no restore');
+    const [disk] = await listRestoreDisks(half.db, half.leaseId);
+    await cleanUp(half);
+    await rename(half.keptPath, half.attemptPath); // as the late attempt would still see it
+    await expect(keepReplaced(dependencies, restore, disk ?? expect.fail('no disk'))).rejects.toMatchObject({
+      code: 'Cancelled',
+    });
   });
 });
 

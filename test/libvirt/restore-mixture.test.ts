@@ -6,8 +6,8 @@ import { restoredFileName } from '../../src/domain/names.js';
 import { runOrThrow } from '../../src/process/run.js';
 import { fileChecksum } from '../../src/repository/files.js';
 import { firstDifference, restore } from '../support/content.js';
+import { holdTable } from '../support/hold-table.js';
 import { refusalOf, restoreVM, targetDirectory } from '../support/restores.js';
-import { until } from '../support/until.js';
 import { createWorld, type World } from '../support/world.js';
 import { defineBiosDomain, virsh, type BiosDomain } from './bios-domain.js';
 
@@ -186,20 +186,13 @@ test('what changes in the VM while a restore goes on is seen by its last look, a
   const base = join(world.directory, 'base.qcow2');
   await qemuImg('create', '-q', '-f', 'qcow2', base, '4M');
   const store = `<backingStore type='file'><format type='qcow2'/><source file='${base}'/><backingStore/></backingStore>`;
-  const connection = await world.database.pool.connect();
-  let refusal: Promise<{ type: string; message: string }>;
+  const rows = await holdTable(world, 'restore_disks'); // the first look is done when the rows are to be inserted
+  const refusal = refusalOf(world, inPlace());
   try {
-    await connection.query('begin');
-    await connection.query('lock table restore_disks in share mode'); // the first look is done when the rows are to be inserted
-    refusal = refusalOf(world, inPlace());
-    await until('the restore to wait', async () => {
-      const waiting = `select 1 from pg_locks where not granted and relation = 'restore_disks'::regclass`;
-      return (await world.database.pool.query(waiting)).rows.length > 0;
-    });
+    await rows.isWaitedFor();
     await edit((xml) => xml.replace(`<target dev='vda'`, `${store}<target dev='vda'`));
   } finally {
-    await connection.query('rollback');
-    connection.release();
+    await rows.release();
   }
   expect(await refusal).toMatchObject({ type: 'TargetUnusable', message: expect.stringContaining(base) as string });
   expect(await contentOf(vm.directory)).toEqual(before);

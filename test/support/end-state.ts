@@ -5,6 +5,7 @@ import { fileChecksum } from '../../src/repository/files.js';
 import { changeIdOf } from '../../src/sources/source.js';
 import { withQMP } from '../../src/sources/qmp/client.js';
 import { isOurs, readGraph } from '../../src/sources/qmp/nodes.js';
+import { keptRows } from './kept.js';
 import type { Lab } from './lab.js';
 
 /** What must not be there when nothing runs. Each list is empty then. */
@@ -27,6 +28,8 @@ export interface Leftovers {
   unfinished: string[];
   /** Files that no restore point has. */
   strayFiles: string[];
+  /** Replaced disks under the name that they are kept by, and no row knows them. With a row they are no leftovers. */
+  keptWithoutRow: string[];
   scratch: string[];
   run: string[];
   /** What libnbd made in /tmp since this lab was made, and did not live to remove. */
@@ -62,6 +65,7 @@ export async function findLeftovers(lab: Lab): Promise<Leftovers> {
     damageMarks: await column(`select path || ': ' || damage as value from backup_disks where damage is not null`),
     unfinished: await column(`select attempt_path as value from backup_disks where attempt_path is not null`),
     strayFiles: files.filter((file) => isBackupFile(file) && !sealed.has(file)),
+    keptWithoutRow: await keptWithoutRow(lab),
     scratch: await filesBelow(config.scratchDir),
     run: await filesBelow(config.runDir),
     temporary: await temporaryDirectories(lab),
@@ -137,6 +141,12 @@ async function sealedFiles(lab: Lab): Promise<string[]> {
   );
   const hashes = images.map(hashesFilePath);
   return [...images, ...hashes, ...rows.map(({ directory, pointTime }) => manifestPath(directory, pointTime))];
+}
+
+async function keptWithoutRow(lab: Lab): Promise<string[]> {
+  const known = new Set((await keptRows(lab)).map(({ keptPath }) => keptPath));
+  const files = (await filesBelow(lab.directory)).filter((file) => /(^|\/)\.[^/]*\.before$/.test(file));
+  return files.map((file) => join(lab.directory, file)).filter((file) => !known.has(file));
 }
 
 const isBackupFile = (file: string) => !/(^|\/)(\.backupvm-|filler|lost\+found)/.test(file);
