@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { copyFile, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { copyFile, link, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { RestoreVMRequest } from '../../src/domain/restore-input.js';
@@ -115,8 +115,15 @@ describe('RestoreVM refuses', () => {
     const directory = await fresh();
     const running = await startStorageDaemon({ directory, name: 'web01', disks: [{ key: 'root', sizeBytes: MiB }] });
     try {
-      await symlink(running.imageOf('root'), join(directory, 'web01-root.qcow2'));
+      const path = join(directory, 'web01-root.qcow2');
+      await link(running.imageOf('root'), path);
       expect(await refusalOf(world, { ...files(directory), overwrite: true })).toMatchObject({ type: 'VMRunning' });
+      await rm(path);
+      await symlink(running.imageOf('root'), path); // a link would be replaced, and the file that it leads to kept as it is
+      expect(await refusalOf(world, { ...files(directory), overwrite: true })).toMatchObject({
+        type: 'TargetUnusable',
+        message: expect.stringContaining('it is a link') as string,
+      });
     } finally {
       await running.stop();
     }

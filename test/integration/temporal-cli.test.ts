@@ -58,6 +58,7 @@ describe('with the Temporal CLI', () => {
     expect(result).toStrictEqual({
       jobId: expect.stringMatching(/^[0-9a-f-]{36}$/) as string,
       consistency: 'crash',
+      warnings: null, // how the Temporal CLI prints an empty list
       disks: [disk('data', 2 * MiB, 0, 0), disk('root', 4 * MiB, MiB, MiB)],
     });
   });
