@@ -1,6 +1,7 @@
 import { execa } from 'execa';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { until } from './until.js';
 
 /** A real file system of a given size, on a loop device: it fills, goes read-only and is unmounted as any other. Needs root. */
 export interface SmallFileSystem {
@@ -34,7 +35,12 @@ export async function makeSmallFileSystem(
   await execa('truncate', ['-s', String(sizeBytes), image]);
   await execa('mkfs.ext4', ['-q', '-m', '0', image]);
   const mount = async () => void (await execa('mount', ['-o', 'loop', image, path]));
-  const unmount = async () => void (await execa('umount', [path], { reject: false }));
+  // A look of the product's may be under way; a path that is not mounted is success.
+  const unmount = async () =>
+    void (await until('nobody to use the file system', async () => {
+      const { stderr } = await execa('umount', [path], { reject: false });
+      return !stderr.includes('busy');
+    }));
   await mount();
   return {
     path,
