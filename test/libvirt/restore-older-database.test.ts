@@ -1,11 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import { readdir, writeFile } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { copyTables, type CopiedTables } from '../support/older-database.js';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { cleanUpLease } from '../../src/activities/clean-up-lease.js';
+import { acquireChainLease } from '../../src/db/chain-leases.js';
+import { getContext } from '../../src/db/contexts.js';
+import { listDisks } from '../../src/db/disks.js';
+import { getJob } from '../../src/db/jobs.js';
+import { insertRestore } from '../../src/db/restores.js';
+import { restoreSiblings } from '../../src/domain/names.js';
 import { readMachineId } from '../../src/process/machine-id.js';
 import { createSource } from '../../src/sources/connect.js';
+import { namespaceOf } from '../support/job.js';
 import { expectNoRestoreLeft, restoreVM, targetDirectory } from '../support/restores.js';
 import { createWorld, type World } from '../support/world.js';
 import { startBiosDomain, virsh, type BiosDomain } from './bios-domain.js';
@@ -21,7 +26,6 @@ const name = `backupvm-test-older-${randomUUID().slice(0, 8)}`;
 let copyId: string;
 let directory: string;
 let files: string[];
-let tables: CopiedTables;
 
 beforeAll(async () => {
   world = await createWorld('libvirt-older-database', { hypervisor: 'libvirt' });
@@ -31,9 +35,7 @@ beforeAll(async () => {
   directory = await targetDirectory(world, 'out');
   copyId = (await restoreVM(world, { point: pointId, target: { kind: 'vm', name, directory } })).vm?.id ?? '';
   files = await readdir(directory);
-  tables = await copyTables(world.database.pool);
 });
-beforeEach(() => tables.putBack());
 afterEach(async () => {
   await virsh('destroy', copyId).catch(() => '');
 });
@@ -52,26 +54,19 @@ interface Rows {
 
 /** The rows of a restore of one disk. @returns its lease, and where its unfinished file was */
 async function bringBack({ target, phase, vmId, path }: Rows): Promise<{ leaseId: string; attemptPath: string }> {
+  const { db, pool } = world.database;
   const leaseId = randomUUID();
-  const attemptPath = `${dirname(path)}/.${leaseId}.vda.partial`;
-  const query = (sql: string, values: unknown[]) => world.database.pool.query(sql, values);
-  // Of all columns that every lease has, those of the restore that completed are gone: here only these matter.
-  await query(
-    `insert into chain_leases select (jsonb_populate_record(null::chain_leases, jsonb_build_object(
-       'id', $1::text, 'context_id', context_id, 'mode', 'shared', 'purpose', 'restore', 'workflow_id', 'w', 'run_id', 'r',
-       'deletes_context', false, 'acquired_at', now(), 'namespace_id', to_jsonb(j) -> 'namespace_id'))).* from backup_jobs j where id = $2`,
-    [leaseId, pointId],
-  );
-  await query(
-    `insert into restores (lease_id, job_id, target, hypervisor_id, vm_id, vm_name, overwrite, phase)
-     select $1, $2, $3, id, $4, 'old name', true, $5 from hypervisors`,
-    [leaseId, pointId, target, vmId, phase],
-  );
-  await query(
-    `insert into restore_disks (lease_id, backup_disk_id, host, path, format, attempt_path, status)
-     select $1, id, $2, $3, 'qcow2', $4, 'written' from backup_disks`,
-    [leaseId, world.config.host, path, attemptPath],
-  );
+  const { attemptPath } = restoreSiblings(path, leaseId, 'vda');
+  const { contextId } = await getJob(db, pointId);
+  const lease = { id: leaseId, contextId, mode: 'shared', purpose: 'restore', workflowId: 'w', runId: 'r' } as const;
+  expect(await acquireChainLease(db, lease, await namespaceOf(db))).toEqual([]);
+  const { hypervisorId } = await getContext(db, contextId);
+  const restore = { leaseId, jobId: pointId, target, hypervisorId, vmId, vmName: 'old name', overwrite: true };
+  const [disk] = await listDisks(db, pointId);
+  const files = { backupDiskId: disk?.id ?? '', path, format: 'qcow2' as const, attemptPath, keptPath: null };
+  await insertRestore(db, { ...restore, keepReplacedSeconds: 0 }, [files], world.config.host);
+  await pool.query(`update restores set phase = $2 where lease_id = $1`, [leaseId, phase]);
+  await pool.query(`update restore_disks set status = 'written' where lease_id = $1`, [leaseId]);
   return { leaseId, attemptPath };
 }
 
