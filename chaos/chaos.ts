@@ -2,7 +2,6 @@ import { dirname } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { addHypervisor } from '../src/db/hypervisors.js';
-import { mainQueue } from '../src/workflows/messages.js';
 import { bundleWorker } from '../test/faults/bundle.js';
 import { bundleWorkflows } from '../test/support/bundle-workflows.js';
 import { findDamage, findLeftovers, type Leftovers } from '../test/support/end-state.js';
@@ -12,11 +11,13 @@ import { killAll, startWorker } from './killers.js';
 import { live } from './lane.js';
 import { libvirtIsHere, startLibvirt } from './libvirt.js';
 import { createRandom } from './random.js';
-import { ignoreRunning, killed, patiently, type Run } from './run.js';
+import { killed, type Run } from './run.js';
 import { startServices } from './services.js';
 
-/** ReconcileHost's schedule, faster: it runs every minute in real life. */
-const reconcileEveryMs = 3_000;
+/** Of the host's own schedule, faster: it runs every 5 minutes in real life. */
+const reconcileIntervalMs = 5_000;
+/** How long the host has to clean up after the last kill: a step whose worker died is given up after a minute. */
+const lastCleanUpMs = 120_000;
 
 const { values } = parseArgs({
   options: {
@@ -27,19 +28,6 @@ const { values } = parseArgs({
     'libvirt-share': { type: 'string', default: libvirtIsHere() ? '0.1' : '0' },
   },
 });
-
-/** As the schedule does, and never two at once. */
-async function reconcileAgainAndAgain(run: Run, stop: AbortSignal): Promise<void> {
-  const { host } = run.lab.config;
-  while (!stop.aborted) {
-    const start = () =>
-      run.lab.client.workflow
-        .start('ReconcileHost', { taskQueue: mainQueue, workflowId: `reconcile/${host}`, args: [{ host }] })
-        .catch(ignoreRunning);
-    await patiently(start);
-    await wait(reconcileEveryMs, undefined, { signal: stop }).catch(() => undefined);
-  }
-}
 
 const count = (found: Leftovers) => ({
   orphans: [
@@ -57,18 +45,13 @@ const count = (found: Leftovers) => ({
   damageMarks: found.damageMarks,
 });
 
-/** What is left once everything has ended, and the last reconcile has run. */
+/** What is left once everything has ended, and the host has had its time to clean up by itself. */
 async function findRemains(run: Run): Promise<ReturnType<typeof count>> {
-  for (let attempt = 1; ; attempt += 1) {
-    const { host } = run.lab.config;
-    await run.lab.client.workflow
-      .execute('ReconcileHost', { taskQueue: mainQueue, workflowId: `reconcile/${host}/last`, args: [{ host }] })
-      .catch(() => undefined);
+  for (const deadline = Date.now() + lastCleanUpMs; ; await wait(1_000)) {
     const atHypervisors = (await Promise.all(run.guests.map((guest) => guest.leftovers()))).flat();
     const found = count(await findLeftovers(run.lab));
     found.orphans.push(...atHypervisors);
-    if (attempt >= 5 || (found.orphans.length === 0 && found.leakedPorts.length === 0)) return found;
-    await wait(2_000); // a deletion is finished by a workflow of its own
+    if (Date.now() > deadline || (found.orphans.length === 0 && found.leakedPorts.length === 0)) return found;
   }
 }
 
@@ -99,7 +82,11 @@ async function main(): Promise<boolean> {
     underLibvirt > 0 ? startLibvirt() : undefined,
   ]);
   const workflowPath = await bundleWorkflows(dirname(program.workerPath));
-  const lab = await createLab('chaos', services.servers, { ports: 32, withSearchAttributes: false });
+  const lab = await createLab('chaos', services.servers, {
+    ports: 32,
+    withSearchAttributes: false,
+    reconcileIntervalMs,
+  });
   const random = createRandom(seed);
   if (libvirt) {
     const { host } = lab.config;
@@ -134,21 +121,16 @@ async function main(): Promise<boolean> {
   };
   process.on('SIGINT', () => (run.wanted = 0)); // Ctrl-C: no more is killed, and what was is looked at
   const report = setInterval(say, 5_000);
-  const over = new AbortController();
   try {
     await startWorker(run);
-    const reconciling = reconcileAgainAndAgain(run, over.signal);
     // A lane that cannot go on is a problem to tell of at the end; the others go on.
     const lives = Array.from({ length: lanes }, (_, number) =>
       live(run, number + 1).catch((error: unknown) => void run.problems.push(`lane ${number + 1}: ${told(error)}`)),
     );
     await Promise.all([killAll(run), ...lives]);
-    over.abort();
-    await reconciling;
     return await conclude(run, seconds());
   } finally {
     clearInterval(report);
-    over.abort();
     const { worker } = run;
     run.worker = undefined;
     await worker?.kill();

@@ -16,7 +16,7 @@ import { makeSmallFileSystem } from '../support/small-file-system.js';
 import { until } from '../support/until.js';
 import type { Lab } from '../support/lab.js';
 import type { KillPoint } from './kill-point.js';
-import { MiB, withStory, type Story } from './story.js';
+import { fastReconcile, MiB, withStory, type Story } from './story.js';
 import type { WorkerProcess } from './worker-process.js';
 
 const workflowId = 'restore-vm/vm/faulty';
@@ -153,18 +153,21 @@ describe.concurrent('the worker of a restore that keeps what it replaces is kill
 });
 
 describe.concurrent('the workflow of a restore ends without its clean-up', () => {
-  test('terminated: ReconcileHost removes what was written, and gives the lease back', () =>
-    withStory('restore terminated', async (story) => {
-      const claims = await holdClaims(story.lab);
-      const { directory, handle } = await begin(story);
-      await until('the disks to begin', async () => (await pendingSteps(handle, 'restoreDisk')) === 2);
-      await handle.terminate('by the test');
-      await claims.release();
-      const { orphanedLeases } = await story.reconcile();
-      expect(orphanedLeases).toMatchObject([{ purpose: 'restore', runState: 'terminated', outcome: 'cleaned up' }]);
-      await until('the late attempts to end', async () => (await readdir(directory)).length === 0);
-      await expectNoRestoreLeft(story.lab, directory);
-    }));
+  test('terminated: the host removes what was written, and releases the lease', () =>
+    withStory(
+      'restore terminated',
+      async (story) => {
+        const claims = await holdClaims(story.lab);
+        const { directory, handle } = await begin(story);
+        await until('the disks to begin', async () => (await pendingSteps(handle, 'restoreDisk')) === 2);
+        await handle.terminate('by the test');
+        await claims.release();
+        await story.untilCleanedUp();
+        await until('the late attempts to end', async () => (await readdir(directory)).length === 0);
+        await expectNoRestoreLeft(story.lab, directory);
+      },
+      fastReconcile,
+    ));
 });
 
 describe.concurrent('the file system of a restore', () => {

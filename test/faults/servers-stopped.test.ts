@@ -1,36 +1,18 @@
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { describe, expect, inject, test } from 'vitest';
 import { openDatabase } from '../../src/db/database.js';
 import { migrateDatabase } from '../../src/db/migrate.js';
 import { startEmbeddedPostgres } from '../../src/embedded/postgres.js';
-import { startTemporalServer } from '../../src/embedded/temporal.js';
 import { copyDatabase } from '../support/template-database.js';
 import { freePorts } from '../support/ports.js';
 import type { Servers } from '../support/lab.js';
 import { ownProcesses } from '../support/end-state.js';
+import { inDirectory, withTemporal, type Stoppable } from './own-temporal.js';
 import { withStory, type Story } from './story.js';
 
 /** The length of the outage: the fault table's own. */
 const outageMs = 20_000;
-
-interface Stoppable {
-  stop: () => Promise<void>;
-  start: () => Promise<void>;
-}
-
-async function inDirectory(work: (directory: string) => Promise<void>): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), 'backupvm-servers-'));
-  await chmod(directory, 0o755); // Postgres runs as another user when we are root
-  try {
-    await work(directory);
-  } finally {
-    await rm(directory, { recursive: true });
-  }
-}
 
 /** A Postgres of this row's own, on a port that stays. */
 async function withPostgres(work: (servers: Servers, postgres: Stoppable) => Promise<void>): Promise<void> {
@@ -45,24 +27,6 @@ async function withPostgres(work: (servers: Servers, postgres: Stoppable) => Pro
       const start = async () => void (running = await startEmbeddedPostgres({ dataDir, port, durable: true }));
       const servers = { templateDatabaseUrl: url, temporalAddress: inject('temporalAddress') };
       await work(servers, { stop: () => running.stop(), start });
-    } finally {
-      await running.stop();
-    }
-  });
-}
-
-/** A Temporal server of this row's own, on a port that stays, with its history in a file. */
-async function withTemporal(work: (servers: Servers, temporal: Stoppable) => Promise<void>): Promise<void> {
-  await inDirectory(async (directory) => {
-    const { first: port, last: uiPort } = await freePorts(2);
-    const dbFilename = join(directory, 'temporal.db');
-    const cliPath = inject('temporalCLIPath');
-    const begin = () =>
-      startTemporalServer({ cliPath, dbFilename, port, uiPort, namespace: 'default', searchAttributes: {} });
-    let running = await begin();
-    try {
-      const servers = { templateDatabaseUrl: inject('templateDatabaseUrl'), temporalAddress: running.address };
-      await work(servers, { stop: () => running.stop(), start: async () => void (running = await begin()) });
     } finally {
       await running.stop();
     }

@@ -2,7 +2,6 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, inject } from 'vitest';
 import type { BackupVMResult } from '../../src/domain/result.js';
-import { mainQueue } from '../../src/workflows/messages.js';
 import type { ReconcileHostResult } from '../../src/workflows/reconcile-host.js';
 import { firstDifference, restore } from '../support/content.js';
 import { findDamage, findLeftovers, ownProcesses, type Leftovers } from '../support/end-state.js';
@@ -37,7 +36,10 @@ export interface Story {
   holdCopies: () => Promise<void>;
   /** The guest writes, and one more restore point is sealed. @returns its id */
   addPoint: () => Promise<string>;
-  reconcile: () => Promise<ReconcileHostResult>;
+  /** Waits until nothing is left of what was ended: the host does that by itself, on its schedule. */
+  untilCleanedUp: () => Promise<void>;
+  /** Waits for a run of the host's schedule that begins from now on. @returns its result */
+  nextReconcile: () => Promise<ReconcileHostResult>;
   /** See `expectRecovered`. */
   expectRecovered: (expected: Recovery) => Promise<void>;
 }
@@ -45,7 +47,7 @@ export interface Story {
 export interface FaultyOptions {
   quiesce?: 'require';
   compare?: true;
-  workflowExecutionTimeout?: '10s';
+  workflowExecutionTimeout?: '20s';
 }
 
 export interface Recovery {
@@ -65,6 +67,9 @@ export interface StoryOptions extends LabOptions {
   /** What has to be undone before the lab's directory can go. */
   beforeClose?: () => Promise<void>;
 }
+
+/** For rows that wait for the host's schedule: minutes in real life. */
+export const fastReconcile: StoryOptions = { reconcileIntervalMs: 5_000 };
 
 const nothing: Leftovers = {
   ...{ processes: [], leases: [], chainLeases: [], openSockets: [], source: [], openJobs: [] },
@@ -109,7 +114,8 @@ export async function withStory(
   }
 }
 
-async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstWorker'>> {
+/** A VM with a sealed full, whose worker runs. */
+export async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstWorker'>> {
   const vm = await lab.startVM('vm', disks);
   const witnesses: string[] = [];
   const points: { jobId: string; witness: string; disks: { key: string; path: string }[] }[] = [];
@@ -149,12 +155,8 @@ async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstW
       await vm.zero('data', MiB / 2, MiB / 4);
       return (await backUp(`backup-vm/vm/${points.length}`)).jobId;
     },
-    reconcile: () =>
-      lab.client.workflow.execute<(input: { host: string }) => Promise<ReconcileHostResult>>('ReconcileHost', {
-        taskQueue: mainQueue,
-        workflowId: `reconcile/${lab.config.host}`,
-        args: [{ host: lab.config.host }],
-      }),
+    untilCleanedUp: () => untilCleanedUp(lab),
+    nextReconcile: () => nextReconcile(lab),
     async expectRecovered({ outcome, next, deleted = [] }) {
       await expectNothingLeft(lab);
       const faulty = await faultyJob(lab);
@@ -173,13 +175,37 @@ async function beginStory(lab: Lab): Promise<Omit<Story, 'startWorker' | 'firstW
   };
 }
 
+const isEmpty = (found: Leftovers) => Object.values(found).every((list: unknown[]) => list.length === 0);
+
 /** No process, lease, open port, snapshot, unfinished file or open job; every restore point whole and as it was sealed. */
 async function expectNothingLeft(lab: Lab): Promise<void> {
   // What the fault killed may still be on its way out; workflows are not waited for: they have ended.
-  const isEmpty = (found: Leftovers) => Object.values(found).every((list: unknown[]) => list.length === 0);
   await until('nothing to be left', async () => isEmpty(await findLeftovers(lab)), 5_000).catch(() => undefined);
   expect(await findLeftovers(lab)).toEqual(nothing);
   expect(await findDamage(lab)).toEqual({ missingFiles: [], changedFiles: [] });
+}
+
+/** The schedule's interval, and a minute for a step whose worker died: then it is taken by the next one. */
+const cleanUpMs = 120_000;
+
+async function untilCleanedUp(lab: Lab): Promise<void> {
+  await until('the host to clean up', async () => isEmpty(await findLeftovers(lab)), cleanUpMs).catch(() => undefined);
+  expect(await findLeftovers(lab)).toEqual(nothing);
+}
+
+async function nextReconcile(lab: Lab): Promise<ReconcileHostResult> {
+  const schedule = lab.client.schedule.getHandle(`reconcile/${lab.config.host}`);
+  const since = new Date();
+  const { workflow } = await until(
+    'the schedule to run',
+    async () => {
+      const { info } = await schedule.describe();
+      return info.recentActions.find(({ takenAt }) => takenAt > since)?.action;
+    },
+    cleanUpMs,
+  );
+  const handle = lab.client.workflow.getHandle(workflow.workflowId, workflow.firstExecutionRunId);
+  return (await handle.result()) as ReconcileHostResult;
 }
 
 async function expectSameAsWitness(
@@ -247,6 +273,13 @@ async function holdCopies(lab: Lab, vm: StorageDaemon): Promise<void> {
     const programs = (await ownProcesses(lab)).map(({ program }) => program);
     return programs.includes('nbdcopy') && programs.includes('nbdkit');
   });
+}
+
+/** The copies notice at a heartbeat that their run is gone, and end although their source hangs; nbdkit with them. */
+export async function untilCopiesEnded(lab: Lab): Promise<void> {
+  await until('the copies to end by themselves', async () =>
+    (await ownProcesses(lab)).every(({ program }) => program === 'qemu-nbd'),
+  );
 }
 
 /** Kills one process; one that is gone is success. */

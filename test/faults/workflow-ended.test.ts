@@ -1,15 +1,16 @@
 import { describe, expect, test } from 'vitest';
-import { ownProcesses } from '../support/end-state.js';
-import { until } from '../support/until.js';
-import { faultyId, withStory, type Story } from './story.js';
+import { fastReconcile, faultyId, untilCopiesEnded, withStory, type Story } from './story.js';
 
-// No workflow code runs after the end of a run, so that only the copy itself and ReconcileHost are left to clean up.
+// No workflow code runs after the end of a run, so that only the copy itself and the host are left to clean up.
 
-/** The copies notice at a heartbeat that their run is gone, and end although their source hangs; nbdkit with them. */
-const untilCopiesEnded = ({ lab }: Story) =>
-  until('the copies to end by themselves', async () =>
-    (await ownProcesses(lab)).every(({ program }) => program === 'qemu-nbd'),
+/** What the row of the faulty backup says of its end. */
+async function errorOf({ lab }: Story): Promise<string | null | undefined> {
+  const { rows } = await lab.database.pool.query<{ error: string | null }>(
+    `select error from backup_jobs where workflow_id = $1`,
+    [faultyId],
   );
+  return rows[0]?.error;
+}
 
 describe.concurrent('in the middle of a copy, the workflow is', () => {
   test('cancelled: it cleans up by itself', () =>
@@ -17,22 +18,27 @@ describe.concurrent('in the middle of a copy, the workflow is', () => {
       const handle = await story.startFaulty();
       await story.holdCopies();
       await handle.cancel();
-      await untilCopiesEnded(story);
+      await untilCopiesEnded(story.lab);
       story.vm.resume();
       await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'CancelledFailure' } });
       await story.expectRecovered({ outcome: 'cancelled' });
     }));
 
-  test('terminated: ReconcileHost cleans up', () =>
-    withStory('terminated', async (story) => {
-      const handle = await story.startFaulty();
-      await story.holdCopies();
-      await handle.terminate('by the test');
-      await untilCopiesEnded(story);
-      story.vm.resume();
-      expect(await story.reconcile()).toMatchObject({ orphans: [{ runState: 'terminated', outcome: 'cleaned up' }] });
-      await story.expectRecovered({ outcome: 'failed' });
-    }));
+  test('terminated: the host cleans up by itself', () =>
+    withStory(
+      'terminated',
+      async (story) => {
+        const handle = await story.startFaulty();
+        await story.holdCopies();
+        await handle.terminate('by the test');
+        await untilCopiesEnded(story.lab);
+        story.vm.resume();
+        await story.untilCleanedUp();
+        expect(await errorOf(story)).toBe('its workflow run ended without clean-up: terminated');
+        await story.expectRecovered({ outcome: 'failed' });
+      },
+      fastReconcile,
+    ));
 
   test('terminated while the worker is dead: the next one cleans up before it polls', () =>
     withStory('terminated without worker', async (story) => {
@@ -45,16 +51,21 @@ describe.concurrent('in the middle of a copy, the workflow is', () => {
       await story.expectRecovered({ outcome: 'failed' });
     }));
 
-  test('timed out (execution timeout): ReconcileHost cleans up', () =>
-    withStory('timed out', async (story) => {
-      const handle = await story.startFaulty({ workflowExecutionTimeout: '10s' });
-      await story.holdCopies();
-      await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'TimeoutFailure' } });
-      await untilCopiesEnded(story);
-      story.vm.resume();
-      expect(await story.reconcile()).toMatchObject({ orphans: [{ runState: 'timed out', outcome: 'cleaned up' }] });
-      await story.expectRecovered({ outcome: 'failed' });
-    }));
+  test('timed out (execution timeout): the host cleans up by itself', () =>
+    withStory(
+      'timed out',
+      async (story) => {
+        const handle = await story.startFaulty({ workflowExecutionTimeout: '20s' });
+        await story.holdCopies();
+        await expect(handle.result()).rejects.toMatchObject({ cause: { name: 'TimeoutFailure' } });
+        await untilCopiesEnded(story.lab);
+        story.vm.resume();
+        await story.untilCleanedUp();
+        expect(await errorOf(story)).toBe('its workflow run ended without clean-up: timed out');
+        await story.expectRecovered({ outcome: 'failed' });
+      },
+      fastReconcile,
+    ));
 
   test('terminated in its very clean-up, with its point sealed: the next worker cleans up, and the point stays', () =>
     withStory(

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import type { BackupVMResult } from '../../src/domain/result.js';
-import { faultyId, withStory, type Story } from './story.js';
+import { fastReconcile, faultyId, withStory, type Story } from './story.js';
 
 // A reset ends the run, and begins another one with what happened before a point of its history. The steps of the old run that
 // are under way hear of it at their next heartbeat only, so that for a while two runs work on one backup.
@@ -27,17 +27,21 @@ async function resetTo({ lab }: Story, runId: string, activity: string): Promise
 
 describe.concurrent('in the middle of a copy, the workflow is reset', () => {
   test.for(['openSnapshot', 'startExport', 'transferDisk'])(
-    'to %s: ReconcileHost leaves the backup to the new run, and that completes it',
+    'to %s: the host leaves the backup to the new run, and that completes it',
     (activity) =>
-      withStory(`reset to ${activity}`, async (story) => {
-        const { firstExecutionRunId: runId } = await story.startFaulty();
-        await story.holdCopies();
-        const result = await resetTo(story, runId, activity);
-        expect(await story.reconcile()).toMatchObject({ orphans: [] });
-        story.vm.resume();
-        await result();
-        await story.expectRecovered({ outcome: 'complete' });
-      }),
+      withStory(
+        `reset to ${activity}`,
+        async (story) => {
+          const { firstExecutionRunId: runId } = await story.startFaulty();
+          await story.holdCopies();
+          const result = await resetTo(story, runId, activity);
+          expect(await story.nextReconcile()).toMatchObject({ orphans: [], leftAlone: [] });
+          story.vm.resume();
+          await result();
+          await story.expectRecovered({ outcome: 'complete' });
+        },
+        fastReconcile,
+      ),
   );
 
   test('to before its ids were drawn: the new run cleans up after the old one, and takes a backup of its own', () =>

@@ -39,9 +39,11 @@ export interface Lab {
   start: (
     input: BackupVMRequest,
     workflowId?: string,
-    options?: { workflowExecutionTimeout?: '10s' },
+    options?: { workflowExecutionTimeout?: '20s' },
   ) => Promise<BackupHandle>;
   backUp: (input: BackupVMRequest, workflowId?: string) => Promise<BackupVMResult>;
+  /** From now on this server and namespace are asked. */
+  useTemporal: (temporalAddress: string, namespace: string) => Promise<void>;
   close: () => Promise<void>;
 }
 
@@ -69,48 +71,60 @@ export async function createLab(purpose: string, servers: Servers, options: LabO
   const { temporalAddress } = servers;
   const namespace = await createNamespace(temporalAddress, options.withSearchAttributes ?? true);
   const config = await makeConfig(directory, database, options);
-  const repositoryPath = await (options.makeRepository ?? makePlainRepository)(directory);
-  const { id } = await createMarker(repositoryPath, 'store');
-  await addRepository(database.db, { id, name: 'store', host: config.host, path: repositoryPath });
-  const machines = join(directory, 'machines');
-  await mkdir(machines);
+  const path = await (options.makeRepository ?? makePlainRepository)(directory);
+  const { id } = await createMarker(path, 'store');
+  await addRepository(database.db, { id, name: 'store', host: config.host, path });
   const kind = options.hypervisor ?? 'qmp';
-  const uri = kind === 'qmp' ? `qmp://${machines}` : systemUri;
+  const uri = kind === 'qmp' ? `qmp://${await makeMachines(directory)}` : systemUri;
   await addHypervisor(database.db, { name: 'lab', kind, uri, host: config.host });
+  return openLab({ directory, config, database, temporalAddress, namespace, repository: { id, path } });
+}
 
-  const connection = await Connection.connect({ address: temporalAddress });
-  const client = new Client({ connection, namespace });
+/** The folder of the lab's VMs. Safe to repeat. */
+export async function makeMachines(directory: string): Promise<string> {
+  const machines = join(directory, 'machines');
+  await mkdir(machines, { recursive: true });
+  return machines;
+}
+
+/** A lab of parts that are there. */
+export async function openLab(
+  parts: Pick<Lab, 'directory' | 'config' | 'database' | 'temporalAddress' | 'namespace' | 'repository'>,
+): Promise<Lab> {
+  const { directory, database } = parts;
+  let connection = await Connection.connect({ address: parts.temporalAddress });
+  const machines = await makeMachines(directory);
   const daemons: StorageDaemon[] = [];
-  const start: Lab['start'] = (input, workflowId = `backup-vm/${input.vm}`, more = {}) =>
-    client.workflow.start<(input: BackupVMRequest) => Promise<BackupVMResult>>('BackupVM', {
-      taskQueue: mainQueue,
-      workflowId,
-      args: [input],
-      ...more,
-    });
-  return {
-    directory,
-    config,
-    database,
-    temporalAddress,
-    client,
-    namespace,
-    repository: { id, path: repositoryPath },
+  const lab: Lab = {
+    ...parts,
+    client: new Client({ connection, namespace: parts.namespace }),
     async startVM(name, disks) {
       const daemon = await startStorageDaemon({ directory: machines, name, disks });
       daemons.push(daemon);
       return daemon;
     },
-    start,
-    backUp: async (input, workflowId) => (await start(input, workflowId)).result(),
+    start: (input, workflowId = `backup-vm/${input.vm}`, more = {}) =>
+      lab.client.workflow.start<(input: BackupVMRequest) => Promise<BackupVMResult>>('BackupVM', {
+        taskQueue: mainQueue,
+        workflowId,
+        args: [input],
+        ...more,
+      }),
+    backUp: async (input, workflowId) => (await lab.start(input, workflowId)).result(),
+    async useTemporal(temporalAddress, namespace) {
+      await connection.close();
+      connection = await Connection.connect({ address: temporalAddress });
+      Object.assign(lab, { temporalAddress, namespace, client: new Client({ connection, namespace }) });
+    },
     async close() {
-      await deleteSchedules(client);
+      await deleteSchedules(lab.client).catch(() => undefined); // a server that is gone runs nothing
       await connection.close();
       await Promise.all(daemons.map((daemon) => daemon.stop()));
       await database.drop();
       await rm(directory, { recursive: true });
     },
   };
+  return lab;
 }
 
 /** What the workers made in our namespace: nothing of it may run on, since the server is shared. */
@@ -141,7 +155,7 @@ async function makeConfig(directory: string, database: TestDatabase, options: La
 }
 
 /** A namespace of its own: the main task queue has one name, and another file's worker must not take this file's tasks. */
-async function createNamespace(address: string, withSearchAttributes: boolean): Promise<string> {
+export async function createNamespace(address: string, withSearchAttributes: boolean): Promise<string> {
   const namespace = `test-${randomBytes(6).toString('hex')}`;
   const connection = await Connection.connect({ address });
   try {
