@@ -106,7 +106,7 @@ async function measureRound(lab: Lab, work: string, round: number): Promise<Map<
 
   const file = join(lab.repository.path, full?.disks[0]?.path ?? 'none');
   const hashesFile = join(work, 'again.hashes');
-  const request = { file, format: 'qcow2', hashesFile, parentHashesFile: undefined } as const;
+  const request = { files: [file], format: 'qcow2', hashesFile, parentHashes: undefined } as const;
   await time('  block hashes alone', () => writeBlockHashes({ ...request, signal: AbortSignal.timeout(timeoutMs) }));
   await time('qemu-img convert of the point', () => convert(file, 'qcow2', join(work, 'peer.raw'), 'raw'));
   const directory = join(lab.directory, 'restores', String(round));

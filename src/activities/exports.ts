@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { basename } from 'node:path';
 import type { Database } from '../db/database.js';
-import { getDisk, recordAttempt, replanAsFull, type BackupDisk } from '../db/disks.js';
+import { getDisk, listChain, recordAttempt, replanAsFull, type BackupDisk } from '../db/disks.js';
 import { findExport, recordPidFile, recordProcess, releasePort } from '../db/exports.js';
 import { BackupError } from '../domain/errors.js';
 import { attemptFilePath } from '../domain/names.js';
@@ -13,6 +13,7 @@ import { requirePrivateDirectory } from '../process/private-directory.js';
 import { createImage } from '../qemu/qemu-img.js';
 import { exportStopTimeouts, startExport } from '../qemu/qemu-nbd.js';
 import { fileFacts, insideRepository, makeFolder, removeFile } from '../repository/files.js';
+import { chainFiles, withPinnedChain } from '../repository/pinned-chain.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { exportDirectory, stopExportProcess } from './export-process.js';
@@ -79,8 +80,8 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
         const file = insideRepository(root, attemptPath);
         if (!(await recordAttempt(db, disk.id, { attemptPath, nbdPort: lease.port }))) throw tooLate(job.id);
         await makeFolder(root, attemptPath);
-        const parentName = disk.parentId === null ? undefined : basename((await getDisk(db, disk.parentId)).path);
-        await createImage({ file, sizeBytes: disk.sizeBytes, parentName, signal });
+        const parents = disk.parentId === null ? [] : await listChain(db, disk.parentId);
+        await makeImage(root, { file, sizeBytes: disk.sizeBytes, signal }, parents);
 
         const attempt = { diskId: disk.id, attemptPath };
         const pidFile = exportPidFile(directory, lease.port, attemptId);
@@ -88,14 +89,15 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
           await removeFile(file);
           throw tooLate(job.id);
         }
-        const { exportName } = lease;
-        const process = await startExport({ file, exportName, pidFile, connections: copyConnections, signal });
-        if (!(await recordProcess(db, attempt, process))) {
+        await withPinnedChain(root, chainFiles([{ path: attemptPath, isWritten: true }, ...parents]), async (files) => {
+          const served = { files, sizeBytes: disk.sizeBytes, exportName: lease.exportName, pidFile };
+          const process = await startExport({ ...served, connections: copyConnections, signal });
+          if (await recordProcess(db, attempt, process)) return;
           await stopProcess(process, exportStopTimeouts); // clean-up, or another attempt, did not know of it
           await removeExportFiles(pidFile);
           await removeFile(file);
           throw tooLate(job.id);
-        }
+        });
         return { type: disk.type, reason: disk.reason as PlanReason };
       });
     },
@@ -147,6 +149,19 @@ async function settleType(
   }
   await replanAsFull(db, disk.id, trouble.reason);
   return getDisk(db, disk.id);
+}
+
+/** Makes the empty file of a full, or of an incremental on these parents, the nearest one first. */
+async function makeImage(
+  root: string,
+  image: { file: string; sizeBytes: number; signal: AbortSignal },
+  parents: readonly BackupDisk[],
+): Promise<void> {
+  const [nearest] = parents;
+  if (!nearest) return createImage(image);
+  await withPinnedChain(root, chainFiles(parents), (files) =>
+    createImage({ ...image, parent: { name: basename(nearest.path), files } }),
+  );
 }
 
 function requireSpace(disk: BackupDisk, neededBytes: number, freeBytes: number): void {

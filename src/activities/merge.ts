@@ -14,6 +14,7 @@ import { syncDirectory, syncFile } from '../repository/durable.js';
 import { rename } from '../repository/file-system.js';
 import { fileChecksum, fileFacts } from '../repository/files.js';
 import { rewriteManifest } from '../repository/manifest.js';
+import { chainFiles, withPinnedChain } from '../repository/pinned-chain.js';
 import type { HostDependencies } from './dependencies.js';
 import { getJobRows } from './job-rows.js';
 import { findTrouble } from './parent-files.js';
@@ -138,9 +139,9 @@ async function commit(
 
 /** Every file that is read must be as it was sealed: what has vanished, or changed, would silently be missing in the result. */
 async function requireReadable(db: Database, merging: Merging, signal: AbortSignal): Promise<void> {
-  const { folder, base, read, baseFile } = merging;
-  const below = base.parentId === null ? [] : await listChain(db, base.parentId);
-  const trouble = await findTrouble(folder.repository.path, [...read, ...below], signal);
+  const { folder, base, successor, baseFile } = merging;
+  const chain = await listChain(db, successor.id);
+  const trouble = await findTrouble(folder.repository.path, chain, signal, base.id);
   if (trouble) {
     await abandon(db, merging, `${trouble.path} ${trouble.reason === 'parent_missing' ? 'is missing' : 'has changed'}`);
   }
@@ -165,9 +166,9 @@ async function requireSound(db: Database, merging: Merging, signal: AbortSignal)
  */
 async function requireSameContent(db: Database, merging: Merging, looking: Looking): Promise<void> {
   const { baseFile, successor, successorFile } = merging;
-  const differences = await countDifferences(baseFile, successorFile, looking);
+  const differences = await countDifferences(db, merging, merging.base, looking);
   if (differences === 0) return;
-  if (differences !== null && (await countDifferences(successorFile, successorFile, looking)) !== 0) {
+  if (differences !== null && (await countDifferences(db, merging, successor, looking)) !== 0) {
     await abandon(db, merging, `${successor.path} does not hold what was backed up`);
   }
   throw new BackupError(
@@ -176,17 +177,36 @@ async function requireSameContent(db: Database, merging: Merging, looking: Looki
   );
 }
 
-/** How many blocks of a file differ from the hashes beside another one; null where these are of no use and the files differ. */
-async function countDifferences(file: string, hashed: string, looking: Looking): Promise<number | null> {
-  const hashesFile = hashesFilePath(hashed);
+/**
+ * How many blocks of a disk's file differ from the hashes that were sealed with the successor; null where these are of no use, and
+ * the files differ.
+ */
+async function countDifferences(
+  db: Database,
+  { folder, successor, successorFile }: Merging,
+  disk: BackupDisk,
+  looking: Looking,
+): Promise<number | null> {
+  const root = folder.repository.path;
+  const hashesFile = hashesFilePath(successorFile);
+  const chainOf = async ({ id }: BackupDisk) => chainFiles(await listChain(db, id));
+  const chain = await chainOf(disk);
   try {
     if (await fileFacts(hashesFile)) {
-      return (await compareBlockHashes({ file, format: 'qcow2', hashesFile, ...looking })).differentBlocks;
+      const compared = await withPinnedChain(root, chain, (files) =>
+        compareBlockHashes({ files, format: 'qcow2', hashesFile, ...looking }),
+      );
+      // A table that has changed since says nothing of the points.
+      if (compared.hashesChecksum === successor.hashesChecksum) return compared.differentBlocks;
     }
   } catch (error) {
     if (!(error instanceof BackupError) || error.code !== 'PointDamaged') throw error;
   }
-  return (await haveSameContent(file, hashed, looking.signal)) ? 0 : null;
+  const other = await chainOf(successor);
+  const isSame = await withPinnedChain(root, chain, (files) =>
+    withPinnedChain(root, other, (otherFiles) => haveSameContent(files, otherFiles, looking.signal)),
+  );
+  return isSame ? 0 : null;
 }
 
 /** @throws BackupError PointDamaged, always */

@@ -8,13 +8,13 @@ import { chooseDisks } from '../domain/choose-disks.js';
 import { BackupError } from '../domain/errors.js';
 import { restoredFileName } from '../domain/names.js';
 import type { RestoreTarget } from '../domain/restore-input.js';
-import { measureImage, type ImageFormat } from '../qemu/convert.js';
-import { insideRepository } from '../repository/files.js';
+import type { ImageFormat } from '../qemu/convert.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { notShutOff, replaceableImages, requireUnused } from './in-place.js';
 import { getJobRows, requireHost, type JobRows } from './job-rows.js';
+import { measureRestore } from './restore-source.js';
 import { allowedDirectory, requireLasting } from './restore-dirs.js';
 import { pathsFor, requireOutside, requireSpace, usableDirectory, type RestorePaths } from './restore-paths.js';
 
@@ -78,7 +78,7 @@ export function createPrepareRestoreActivities(dependencies: HostDependencies) {
         const chosen = chooseDisks({ name: rows.context.vmName, disks: named }, input.disks).map(({ disk }) => disk);
         if (!input.allowDamaged) requireUndamaged(chosen);
         const plan = await planFor(input, rows, chosen, signal);
-        await requireRoom(db, rows, plan.places, signal);
+        await requireRoom(db, rows, plan.places, { allowDamaged: input.allowDamaged, signal });
         const restore = {
           ...{ leaseId: input.leaseId, jobId: input.pointId, target: input.target.kind, overwrite: input.overwrite },
           keepReplacedSeconds: input.keepReplacedSeconds,
@@ -201,14 +201,14 @@ async function requireRoom(
   db: Database,
   { job, repository }: JobRows,
   places: readonly Place[],
-  signal: AbortSignal,
+  { allowDamaged, signal }: { allowDamaged: boolean; signal: AbortSignal },
 ): Promise<void> {
   const repositories = (await listRepositories(db)).filter(({ host }) => host === repository.host);
   const files: { path: string; requiredBytes: number }[] = [];
   for (const { disk, path, format } of places) {
     await requireOutside(path, repositories);
     try {
-      const requiredBytes = await measureImage(insideRepository(repository.path, disk.path), format, signal);
+      const requiredBytes = await measureRestore(db, repository.path, disk, { format, allowDamaged, signal });
       files.push({ path, requiredBytes });
     } catch (error) {
       // A qemu-img that was killed, or took too long, says nothing about the file.

@@ -1,5 +1,5 @@
 import { dirname } from 'node:path';
-import { getDisk, type BackupDisk } from '../db/disks.js';
+import { getDisk, listChain, type BackupDisk } from '../db/disks.js';
 import { requireClaim } from '../db/hosts.js';
 import { getRepository } from '../db/repositories.js';
 import {
@@ -14,16 +14,18 @@ import {
 import { getContext } from '../db/contexts.js';
 import { BackupError } from '../domain/errors.js';
 import { hashesFilePath } from '../domain/names.js';
-import { compareBlockHashes } from '../hashes/hash-disk.js';
 import { recordedIdentity, stopProcess } from '../process/identity.js';
 import { convertImage, dataBytesOf } from '../qemu/convert.js';
+import type { ImageFiles } from '../qemu/image-reference.js';
 import { open, rm, settleFile } from '../repository/file-system.js';
 import { insideRepository } from '../repository/files.js';
+import { chainFiles, withPinnedChain } from '../repository/pinned-chain.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
 import { requireHost } from './job-rows.js';
 import { requireStillAllowed } from './restore-dirs.js';
+import { compareWithSealed } from './restore-source.js';
 import { atTarget, fileAt } from './restore-paths.js';
 
 /** What a disk's restore came to. */
@@ -54,8 +56,10 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
         await stopWriter(dependencies, restored);
         await requireTargetAllowed(restored);
         await atTarget(restored.path, () => rm(restored.attemptPath, { force: true }));
-        const source = insideRepository(root, disk.path);
-        await writeDisk(restored, source, signal, (done) => (fraction = done));
+        const chain = chainFiles(await listChain(db, disk.id));
+        await withPinnedChain(root, chain, (source) =>
+          writeDisk(restored, source, signal, (done) => (fraction = done)),
+        );
         [phase, fraction] = ['verifying', 0];
         return verify(restored, disk, insideRepository(root, hashesFilePath(disk.path)), {
           ...{ allowDamaged: input.allowDamaged, signal },
@@ -85,7 +89,7 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
 
   async function writeDisk(
     { id, leaseId, path, attemptPath, format }: RestoreDisk,
-    source: string,
+    source: ImageFiles,
     signal: AbortSignal,
     onProgress: (fraction: number) => void,
   ): Promise<void> {
@@ -113,7 +117,8 @@ export function createRestoreDiskActivities(dependencies: HostDependencies) {
     { allowDamaged, signal, onProgress }: VerifyOptions,
   ): Promise<WrittenDisk> {
     const writtenBytes = await dataBytesOf(attemptPath, format, signal);
-    const compared = await compareBlockHashes({ file: attemptPath, format, hashesFile, signal, onProgress }).catch(
+    const files: ImageFiles = [attemptPath];
+    const compared = await compareWithSealed(disk, { files, format, hashesFile, signal, onProgress }).catch(
       (error: unknown) => {
         if (!allowDamaged || !(error instanceof BackupError && error.code === 'PointDamaged')) throw error;
         return { comparedBlocks: 0, dataBytes: 0, differentBlocks: 0, firstDifferences: [] }; // no hashes to compare with

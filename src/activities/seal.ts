@@ -1,11 +1,11 @@
 import { basename } from 'node:path';
 import type { Database } from '../db/database.js';
-import { getDisk, listDisks, type BackupDisk } from '../db/disks.js';
+import { getDisk, listChain, listDisks, type BackupDisk } from '../db/disks.js';
 import { findJob, sealJob, type SealedDisk } from '../db/jobs.js';
 import { BackupError } from '../domain/errors.js';
 import { hashesFilePath, manifestPath } from '../domain/names.js';
 import { removeHashes, writeBlockHashes } from '../hashes/hash-disk.js';
-import { checkImage, imageInfo } from '../qemu/qemu-img.js';
+import { checkImage } from '../qemu/qemu-img.js';
 import { draftPath } from '../repository/durable.js';
 import {
   fileChecksum,
@@ -17,6 +17,7 @@ import {
   requirePlainFolders,
 } from '../repository/files.js';
 import { draftManifest, type ManifestDisk } from '../repository/manifest.js';
+import { chainFiles, inspectChainFile, withPinnedChain } from '../repository/pinned-chain.js';
 import { probeRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
@@ -59,7 +60,7 @@ async function seal(db: Database, rows: JobRows, signal: AbortSignal): Promise<v
   try {
     for (const disk of disks) {
       const parent = disk.parentId === null ? null : await getDisk(db, disk.parentId);
-      const facts = await finishFile(root, disk, parent, signal);
+      const facts = await finishFile(db, root, { disk, parent }, signal);
       sealed.push({ diskId: disk.id, ...facts });
       entries.push(manifestEntry({ ...disk, ...facts }, parent));
     }
@@ -92,40 +93,51 @@ async function removeMade(root: string, disks: readonly BackupDisk[], manifest: 
  * already.
  */
 async function finishFile(
+  db: Database,
   root: string,
-  disk: BackupDisk,
-  parent: BackupDisk | null,
+  { disk, parent }: { disk: BackupDisk; parent: BackupDisk | null },
   signal: AbortSignal,
 ): Promise<Omit<SealedDisk, 'diskId'>> {
   await requirePlainFolders(root, disk.path); // the manifest's folder is the uppermost of them
   const final = insideRepository(root, disk.path);
-  const attempt = disk.attemptPath === null ? final : insideRepository(root, disk.attemptPath);
-  const file = (await fileFacts(attempt)) ? attempt : final;
-  await checkImage(file, signal); // opens the whole chain, so a missing ancestor shows here
-  const info = await imageInfo(file, signal);
-  const backingName = parent === null ? null : basename(parent.path);
-  if (info.virtualSizeBytes !== disk.sizeBytes || info.backingName !== backingName) {
-    throw new BackupError(
-      'CopyIncomplete',
-      `Expected ${file} with ${disk.sizeBytes} bytes on '${backingName ?? 'no parent'}', found ${info.virtualSizeBytes} on '${info.backingName ?? 'no parent'}'`,
-    );
-  }
-  const checksum = await fileChecksum(file, signal);
+  const attempt = insideRepository(root, disk.attemptPath ?? disk.path);
+  const path = disk.attemptPath !== null && (await fileFacts(attempt)) ? disk.attemptPath : disk.path;
+  const parents = parent === null ? [] : await listChain(db, parent.id);
+  await requireWhole(root, { ...disk, path }, parent);
+  const checksum = await withPinnedChain(root, chainFiles([{ path }, ...parents]), async ([file]) => {
+    await checkImage(file, signal);
+    return fileChecksum(file, signal);
+  });
   await moveIntoPlace(attempt, final);
   const facts = await fileFacts(final);
   if (!facts) throw new TypeError(`Expected ${final} after it was moved there, found none`);
   const hashesFile = insideRepository(root, hashesFilePath(disk.path));
-  const parentHashesFile = await findHashes(root, parent, signal);
-  await writeBlockHashes({ file: final, format: 'qcow2', hashesFile, parentHashesFile, signal });
+  const parentHashes = hashesOf(root, parent);
+  await withPinnedChain(root, chainFiles([disk, ...parents]), (files) =>
+    writeBlockHashes({ files, format: 'qcow2', hashesFile, parentHashes, signal }),
+  );
   return { checksum, hashesChecksum: await fileChecksum(hashesFile, signal), ...facts };
 }
 
-/** The parent's block hashes, if they are as they were sealed: what is carried over from there is not looked at again. */
-async function findHashes(root: string, parent: BackupDisk | null, signal: AbortSignal): Promise<string | undefined> {
-  if (parent === null) return undefined;
-  const file = insideRepository(root, hashesFilePath(parent.path));
-  if (!(await fileFacts(file))) return undefined;
-  return (await fileChecksum(file, signal)) === parent.hashesChecksum ? file : undefined;
+/** @throws BackupError CopyIncomplete for a file that is not what was to be made */
+async function requireWhole(
+  root: string,
+  { path, sizeBytes }: Pick<BackupDisk, 'path' | 'sizeBytes'>,
+  parent: BackupDisk | null,
+): Promise<void> {
+  const found = await inspectChainFile(root, { path, backingName: parent === null ? null : basename(parent.path) });
+  const problem = 'problem' in found ? found.problem : `it is a disk of ${found.header.sizeBytes} bytes`;
+  if ('header' in found && found.header.sizeBytes === sizeBytes) return;
+  throw new BackupError(
+    'CopyIncomplete',
+    `cannot seal ${path} in the repository ${root}, made for a disk of ${sizeBytes} bytes: ${problem}; back up again`,
+  );
+}
+
+/** The parent's block hashes: what is carried over from there, if they are as they were sealed, is not looked at again. */
+function hashesOf(root: string, parent: BackupDisk | null): { path: string; checksum: string } | undefined {
+  if (parent?.hashesChecksum == null) return undefined;
+  return { path: insideRepository(root, hashesFilePath(parent.path)), checksum: parent.hashesChecksum };
 }
 
 export type SealActivities = ReturnType<typeof createSealActivities>;

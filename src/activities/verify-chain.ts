@@ -1,6 +1,6 @@
 import { getContext } from '../db/contexts.js';
 import { liftDamage, markDamaged, needsDamaged } from '../db/damage.js';
-import { getDisk, type BackupDisk } from '../db/disks.js';
+import { getDisk, listChain, type BackupDisk } from '../db/disks.js';
 import { getRepository, type RepositoryRow } from '../db/repositories.js';
 import { BackupError } from '../domain/errors.js';
 import { hashesFilePath } from '../domain/names.js';
@@ -8,6 +8,7 @@ import type { VerifyLevel } from '../domain/verify-input.js';
 import type { VerifiedFile } from '../domain/verify-result.js';
 import { compareBlockHashes } from '../hashes/hash-disk.js';
 import { insideRepository } from '../repository/files.js';
+import { chainFiles, withPinnedChain } from '../repository/pinned-chain.js';
 import { requireRepository } from '../repository/marker.js';
 import type { HostDependencies } from './dependencies.js';
 import { heartbeating } from './heartbeat.js';
@@ -99,7 +100,6 @@ export function createVerifyChainActivities({ db, host }: HostDependencies) {
       ofParent?.inherited ??
       (ofParent?.own !== undefined && subject.parent ? needsDamaged(subject.parent.path) : undefined);
     let own = await findFileDamage(subject);
-    // Opens the whole chain: what is wrong with a parent would look like damage of this one.
     if (own === undefined && inherited === undefined) own = await findImageDamage(subject);
     const rows = await getJobRows(db, subject.disk.jobId);
     const beside = [await findHashesDamage(subject), await findManifestDamage(db, rows, subject)];
@@ -112,18 +112,20 @@ export function createVerifyChainActivities({ db, host }: HostDependencies) {
     finding: Finding,
     onProgress: (fraction: number) => void,
   ): Promise<void> {
-    const [file, hashesFile] = [disk.path, hashesFilePath(disk.path)].map((path) => insideRepository(root, path));
+    const hashesFile = insideRepository(root, hashesFilePath(disk.path));
+    const chain = chainFiles(await listChain(db, disk.id));
     const isDamaged = finding.own !== undefined || finding.inherited !== undefined;
     try {
-      finding.compared = await compareBlockHashes({
-        ...{ file: file ?? '', format: 'qcow2', hashesFile: hashesFile ?? '', signal, onProgress },
-      });
+      finding.compared = await withPinnedChain(root, chain, (files) =>
+        compareBlockHashes({ files, format: 'qcow2', hashesFile, signal, onProgress }),
+      );
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof BackupError)) throw error;
+      if (isDamaged) return; // it is no news that it cannot be read
       if (error.code === 'PointDamaged') finding.beside ??= error.message;
-      else if (error.code === 'ImageDamaged' && !isDamaged) finding.own = error.message;
-      else if (!isDamaged) throw error; // else it is no news that it cannot be read
+      else if (error.code === 'ImageDamaged') finding.own = error.message;
+      else throw error;
       return;
     }
     const { differentBlocks, comparedBlocks, firstDifferences } = finding.compared;

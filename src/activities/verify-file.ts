@@ -6,8 +6,9 @@ import { formatBytes } from '../domain/format-bytes.js';
 import { hashesFilePath, manifestPath } from '../domain/names.js';
 import type { VerifyLevel } from '../domain/verify-input.js';
 import { tableBytes } from '../hashes/table.js';
-import { checkImage, imageInfo } from '../qemu/qemu-img.js';
+import { checkImage } from '../qemu/qemu-img.js';
 import { fileChecksum, fileFacts, insideRepository } from '../repository/files.js';
+import { inspectChainFile } from '../repository/pinned-chain.js';
 import { readManifest, type ManifestDisk } from '../repository/manifest.js';
 import type { JobRows } from './job-rows.js';
 import { manifestEntry } from './point-manifest.js';
@@ -33,23 +34,22 @@ export async function findFileDamage({ root, disk, level, signal }: FileToVerify
   return found === disk.checksum ? undefined : changed(disk.path, found);
 }
 
-/** What is wrong with a file as an image upon its parents, which are good; undefined when nothing is. */
+/** What is wrong with a file as an image on its parent, which is good; undefined when nothing is. Opens no other file. */
 export async function findImageDamage({ root, disk, parent, signal }: FileToVerify): Promise<string | undefined> {
-  const file = insideRepository(root, disk.path);
+  const backingName = parent === null ? null : basename(parent.path);
+  const found = await inspectChainFile(root, { path: disk.path, backingName });
+  if ('problem' in found) return `${disk.path}: ${found.problem}`;
+  const { sizeBytes } = found.header;
+  if (sizeBytes !== disk.sizeBytes) {
+    return `${disk.path} is an image of ${formatBytes(sizeBytes)} (${sizeBytes}), not of ${disk.sizeBytes}`;
+  }
   try {
-    await checkImage(file, signal);
+    await checkImage(insideRepository(root, disk.path), signal);
+    return undefined;
   } catch (error) {
     if (error instanceof BackupError && error.code === 'ImageDamaged') return error.message;
     throw error;
   }
-  const { format, virtualSizeBytes, backingName } = await imageInfo(file, signal);
-  if (format !== 'qcow2') return `${disk.path} is of format ${format}, not qcow2`;
-  if (virtualSizeBytes !== disk.sizeBytes) {
-    return `${disk.path} is an image of ${formatBytes(virtualSizeBytes)} (${virtualSizeBytes}), not of ${disk.sizeBytes}`;
-  }
-  const expectedName = parent === null ? null : basename(parent.path);
-  if (backingName === expectedName) return undefined;
-  return `${disk.path} builds upon '${backingName ?? 'nothing'}', not upon '${expectedName ?? 'nothing'}'`;
 }
 
 /** What is wrong with the block hashes beside a file. */

@@ -1,5 +1,7 @@
+import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { BackupError } from '../domain/errors.js';
+import type { ImageFiles } from '../qemu/image-reference.js';
 import { errorCodeOf } from '../repository/file-errors.js';
 import { hasData, openDisk } from './disk-reader.js';
 import { hashBlocks, isZero } from './hash-blocks.js';
@@ -7,7 +9,7 @@ import { blockBytes, blockCount, hashBytes, hashOffset, headerBytes, requireTabl
 
 export interface CompareOrder {
   mode: 'compare';
-  file: string;
+  files: ImageFiles;
   format: 'qcow2' | 'raw';
   hashesFile: string;
 }
@@ -19,6 +21,8 @@ export interface Compared {
   differentBlocks: number;
   /** Where the first blocks begin that differ, at most ten: offsets in the virtual disk, in bytes. */
   firstDifferences: number[];
+  /** Of the very hashes that it was compared with, as `sha256:<hex>`. */
+  hashesChecksum: string;
 }
 
 const shownDifferences = 10;
@@ -30,13 +34,15 @@ const zeroBlocks = 32 * 1024;
  * Waits: for a process of ours.
  * @throws BackupError PointDamaged when there is no such table, or it is not one of this disk
  */
-export function compareTable({ file, format, hashesFile }: CompareOrder, say: (fraction: number) => void): Compared {
-  const disk = openDisk(file, format);
-  const table = openTable(hashesFile, disk.sizeBytes);
-  const found: Compared = { comparedBlocks: 0, dataBytes: 0, differentBlocks: 0, firstDifferences: [] };
+export function compareTable({ files, format, hashesFile }: CompareOrder, say: (fraction: number) => void): Compared {
+  const disk = openDisk(files, format);
+  const { table, header } = openTable(hashesFile, disk.sizeBytes);
+  const read = createHash('sha256').update(header); // all of it is read, in order
+  const found = { comparedBlocks: 0, dataBytes: 0, differentBlocks: 0, firstDifferences: [] as number[] };
   const expected = (block: number, count: number): Buffer => {
     const hashes = Buffer.alloc(count * hashBytes);
     readSync(table, hashes, 0, hashes.length, hashOffset(block));
+    read.update(hashes);
     return hashes;
   };
   const compare = (block: number, actual: Buffer, recorded: Buffer) => {
@@ -68,20 +74,20 @@ export function compareTable({ file, format, hashesFile }: CompareOrder, say: (f
       say((span.offset + span.length) / disk.sizeBytes);
     }
     expectZeros(blockCount(disk.sizeBytes));
-    return found;
+    return { ...found, hashesChecksum: `sha256:${read.digest('hex')}` };
   } finally {
     closeSync(table);
     disk.close();
   }
 }
 
-function openTable(hashesFile: string, sizeBytes: number): number {
+function openTable(hashesFile: string, sizeBytes: number): { table: number; header: Buffer } {
   try {
     const table = openSync(hashesFile, 'r');
     const header = Buffer.alloc(headerBytes);
     readSync(table, header, 0, headerBytes, 0);
     requireTable(hashesFile, header, fstatSync(table).size, sizeBytes);
-    return table;
+    return { table, header };
   } catch (error) {
     if (errorCodeOf(error) !== 'ENOENT') throw error;
     throw new BackupError('PointDamaged', `Expected the block hashes ${hashesFile}, found no such file`, {

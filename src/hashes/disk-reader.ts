@@ -1,7 +1,8 @@
 import { closeSync, openSync, readSync } from 'node:fs';
 import { BackupError } from '../domain/errors.js';
 import type { Extent } from '../domain/extents.js';
-import { mapImage, openChain, type MappedRun } from '../qemu/map-image.js';
+import type { ImageFiles } from '../qemu/image-reference.js';
+import { mapImage, virtualSizeBytes, type MappedRun } from '../qemu/map-image.js';
 import { blockBytes } from './table.js';
 
 /** As much as one call of `qemu-img map` tells of: a quarter of a million runs at the most. */
@@ -25,8 +26,8 @@ export function hasData({ data, zero }: MappedRun): boolean {
 }
 
 /** Opens a virtual disk through its chain, for reading. For a process of our own: every call waits. */
-export function openDisk(file: string, format: 'qcow2' | 'raw'): DiskReader {
-  const { files, sizeBytes } = openChain(file, format);
+export function openDisk(files: ImageFiles, format: 'qcow2' | 'raw'): DiskReader {
+  const sizeBytes = virtualSizeBytes(files, format);
   const descriptors = files.map((path) => openSync(path, 'r'));
   const buffer = Buffer.alloc(spanBytes);
   return {
@@ -34,7 +35,7 @@ export function openDisk(file: string, format: 'qcow2' | 'raw'): DiskReader {
     *spans(accept) {
       for (let offset = 0; offset < sizeBytes; offset += windowBytes) {
         const length = Math.min(windowBytes, sizeBytes - offset);
-        const runs = mapImage({ file, format, offset, length });
+        const runs = mapImage({ files, format, offset, length });
         const dataRuns = takeInOrder(runs.filter(hasData));
         for (const span of splitIntoSpans(runs.filter(accept), sizeBytes)) {
           yield { ...span, read: () => read(span, dataRuns(span)) };
@@ -63,7 +64,7 @@ export function openDisk(file: string, format: 'qcow2' | 'raw'): DiskReader {
     if (descriptor === undefined || offset === undefined) {
       throw new BackupError(
         'ImageDamaged',
-        `Expected data of ${file} at ${from} as they read, neither compressed nor encrypted, found them in no such way`,
+        `Expected data of ${files[0]} at ${from} as they read, neither compressed nor encrypted, found them in no such way`,
       );
     }
     let done = 0;

@@ -2,11 +2,12 @@ import { rename, rm, stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { BackupError, errorCodes, type ErrorCode } from '../domain/errors.js';
 import { runModule } from '../process/run-module.js';
+import type { ImageFiles } from '../qemu/image-reference.js';
 import { draftPath, syncDirectory } from '../repository/durable.js';
 import { removeFile } from '../repository/files.js';
 import type { Compared } from './compare-table.js';
 import type { HasherOrder } from './hasher.js';
-import type { Written } from './write-table.js';
+import type { HashesFile, Written } from './write-table.js';
 
 interface HashRequest {
   /** Ends the work, at the latest 10 s later; it takes as long as it must otherwise. */
@@ -16,11 +17,11 @@ interface HashRequest {
 }
 
 export interface WriteHashesRequest extends HashRequest {
-  file: string;
+  files: ImageFiles;
   format: 'qcow2';
   hashesFile: string;
-  /** Of the backing file: what the file itself does not touch is carried over from there. */
-  parentHashesFile: string | undefined;
+  /** Of the backing file: what the file itself does not touch is carried over from there, if it is as it was sealed. */
+  parentHashes: HashesFile | undefined;
 }
 
 /**
@@ -29,15 +30,15 @@ export interface WriteHashesRequest extends HashRequest {
  */
 export async function writeBlockHashes({
   hashesFile,
-  parentHashesFile,
-  file,
+  parentHashes,
+  files,
   ...request
 }: WriteHashesRequest): Promise<{ hashedBlocks: number }> {
   const final = resolve(hashesFile);
   const draft = draftPath(final);
   await rm(draft, { force: true }); // of an attempt that died
-  const parent = parentHashesFile === undefined ? null : resolve(parentHashesFile);
-  const order = { mode: 'write', file: resolve(file), format: 'qcow2', draft, parentHashesFile: parent } as const;
+  const parent = parentHashes ? { ...parentHashes, path: resolve(parentHashes.path) } : null;
+  const order = { mode: 'write', files, format: 'qcow2', draft, parentHashes: parent } as const;
   const { hashedBlocks, inode } = await runHasher<Written>(order, request);
   const found = await stat(draft, { bigint: true });
   if (String(found.ino) !== inode) {
@@ -58,7 +59,7 @@ export async function removeHashes(hashesFile: string): Promise<void> {
 }
 
 export interface CompareHashesRequest extends HashRequest {
-  file: string;
+  files: ImageFiles;
   format: 'qcow2' | 'raw';
   hashesFile: string;
 }
@@ -69,12 +70,12 @@ export interface CompareHashesRequest extends HashRequest {
  * @throws BackupError PointDamaged when the hashes themselves are missing, cut off, or of a disk of another size; ToolFailed
  */
 export async function compareBlockHashes({
-  file,
+  files,
   format,
   hashesFile,
   ...request
 }: CompareHashesRequest): Promise<Compared> {
-  const order = { mode: 'compare', file: resolve(file), format, hashesFile: resolve(hashesFile) } as const;
+  const order = { mode: 'compare', files, format, hashesFile: resolve(hashesFile) } as const;
   return runHasher<Compared>(order, request);
 }
 
@@ -91,7 +92,7 @@ async function runHasher<T>(order: HasherOrder, { signal, onProgress }: HashRequ
   const module = new URL(import.meta.url.endsWith('.ts') ? './hasher.ts' : './hasher.js', import.meta.url);
   const { exitCode, stderr } = await runModule(module, order, { signal, onLine });
   if (exitCode === 0 && result !== undefined) return result;
-  throw failureOf(order.file, exitCode, stderr);
+  throw failureOf(order.files[0], exitCode, stderr);
 }
 
 /** Undefined for a line that was cut off, because the process was killed while it wrote it: its end says more. */

@@ -1,4 +1,6 @@
+import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import type { ImageFiles } from '../qemu/image-reference.js';
 import { errorCodeOf } from '../repository/file-errors.js';
 import { hasData, openDisk } from './disk-reader.js';
 import { hashBlocks, isZero } from './hash-blocks.js';
@@ -6,11 +8,18 @@ import { blockBytes, blockCount, encodeHeader, hashOffset, headerBytes, tableByt
 
 export interface WriteOrder {
   mode: 'write';
-  file: string;
+  files: ImageFiles;
   format: 'qcow2';
   /** Where to write the table: a name that nobody has. */
   draft: string;
-  parentHashesFile: string | null;
+  /** Of the backing file. Not used where it has another checksum. */
+  parentHashes: HashesFile | null;
+}
+
+export interface HashesFile {
+  path: string;
+  /** As it was sealed, `sha256:<hex>`. */
+  checksum: string;
 }
 
 export interface Written {
@@ -24,18 +33,23 @@ const pieceBytes = 4096;
 
 /**
  * Writes the table of a virtual disk, durably: of all blocks with data; or, upon the table of the parent, of those that the file
- * itself touches. A parent's table of a disk of another size, or none, is as if there were none. Waits: for a process of ours.
+ * itself touches. A parent's table that is not as it was sealed, or of a disk of another size, is as if there were none.
+ * Waits: for a process of ours.
  */
 export function writeTable(
-  { file, format, draft, parentHashesFile }: WriteOrder,
+  { files, format, draft, parentHashes }: WriteOrder,
   say: (fraction: number) => void,
 ): Written {
-  const disk = openDisk(file, format);
+  const disk = openDisk(files, format);
   const table = openSync(draft, 'wx', 0o600);
   try {
     ftruncateSync(table, tableBytes(disk.sizeBytes));
-    const isUponParent = parentHashesFile !== null && carryOver(parentHashesFile, table, disk.sizeBytes);
-    if (!isUponParent) writeSync(table, encodeHeader(disk.sizeBytes), 0, headerBytes, 0);
+    const isUponParent = parentHashes !== null && carryOver(parentHashes, table, disk.sizeBytes);
+    if (!isUponParent) {
+      ftruncateSync(table, 0); // what was carried over is not to be trusted
+      ftruncateSync(table, tableBytes(disk.sizeBytes));
+      writeSync(table, encodeHeader(disk.sizeBytes), 0, headerBytes, 0);
+    }
     let hashedBlocks = 0;
     for (const span of disk.spans(isUponParent ? isOfFileItself : hasData)) {
       const hashes = hashBlocks(span.read());
@@ -57,8 +71,8 @@ function isOfFileItself({ depth, present }: { depth: number; present: boolean })
   return depth === 0 && present;
 }
 
-/** Copies a table that is of a disk of the same size. @returns false when it is not, or there is none */
-function carryOver(from: string, to: number, sizeBytes: number): boolean {
+/** Copies a table that is of a disk of the same size, and as it was sealed. @returns false when it is not, or there is none */
+function carryOver({ path: from, checksum }: HashesFile, to: number, sizeBytes: number): boolean {
   let table: number;
   try {
     table = openSync(from, 'r');
@@ -71,9 +85,11 @@ function carryOver(from: string, to: number, sizeBytes: number): boolean {
     readSync(table, header, 0, headerBytes, 0);
     if (fstatSync(table).size !== tableBytes(sizeBytes) || !header.equals(encodeHeader(sizeBytes))) return false;
     const buffer = Buffer.alloc(256 * pieceBytes);
+    const read = createHash('sha256');
     for (let offset = 0; ;) {
       const count = readSync(table, buffer, 0, buffer.length, offset);
-      if (count === 0) return true;
+      if (count === 0) return `sha256:${read.digest('hex')}` === checksum;
+      read.update(buffer.subarray(0, count));
       for (let at = 0; at < count; at += pieceBytes) {
         const piece = buffer.subarray(at, Math.min(at + pieceBytes, count));
         if (!isZero(piece)) writeSync(to, piece, 0, piece.length, offset + at);

@@ -3,6 +3,7 @@ import { BackupError } from '../domain/errors.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { runWithProgress } from '../process/run-with-progress.js';
 import { run } from '../process/run.js';
+import { imageReference, type ImageFiles } from './image-reference.js';
 import { progressOf, throwIfLocked } from './qemu-img.js';
 
 /** Reads both disks whole: the largest ones on the slowest repositories. */
@@ -45,10 +46,10 @@ export async function commitImage({ base, top, onStart, onProgress, signal }: Co
 }
 
 /** Whether two images read the same through their chains. */
-export async function haveSameContent(one: string, other: string, signal: AbortSignal): Promise<boolean> {
-  const args = ['compare', '-q', '-f', 'qcow2', '-F', 'qcow2', one, other];
+export async function haveSameContent(one: ImageFiles, other: ImageFiles, signal: AbortSignal): Promise<boolean> {
+  const args = ['compare', '-q', imageReference(one), imageReference(other)];
   const outcome = await run('qemu-img', args, { signal, timeoutMs: compareTimeoutMs });
   if (outcome.exitCode <= 1) return outcome.exitCode === 0;
-  throwIfLocked(other, outcome);
+  throwIfLocked(other[0], outcome);
   throw new BackupError('ToolFailed', `qemu-img compare failed with exit code ${outcome.exitCode}: ${outcome.stderr}`);
 }

@@ -1,14 +1,14 @@
-import { resolve } from 'node:path';
 import { BackupError } from '../domain/errors.js';
 import type { ProcessIdentity } from '../process/identity.js';
 import { runWithProgress } from '../process/run-with-progress.js';
+import { imageReference, type ImageFiles } from './image-reference.js';
 import { progressOf, throwIfLocked } from './qemu-img.js';
 
 export interface CompareImagesRequest {
   /** Of an NBD export. */
   sourceUri: string;
-  /** A QCOW2 file, read through its chain. */
-  file: string;
+  /** A QCOW2 file and its chain. */
+  files: ImageFiles;
   signal: AbortSignal;
   /** Hears who reads. */
   onStart: (identity: ProcessIdentity) => Promise<void>;
@@ -21,14 +21,15 @@ export interface CompareImagesRequest {
  * @throws BackupError ContentDiffers; ExportFailed when something still writes to the file; ToolFailed; or `signal.reason`
  */
 export async function compareWithSource(request: CompareImagesRequest): Promise<void> {
-  const { sourceUri, file, signal, onStart, onProgress } = request;
+  const { sourceUri, files, signal, onStart, onProgress } = request;
+  const [file] = files;
   let difference = '';
   const onLine = (line: string) => {
     const fraction = progressOf(line);
     if (fraction !== undefined) onProgress(fraction);
     difference ||= /Content mismatch at offset \d+/.exec(line)?.[0] ?? '';
   };
-  const images = ['-f', 'raw', '-F', 'qcow2', sourceUri, resolve(file)];
+  const images = ['-f', 'raw', sourceUri, imageReference(files)];
   const outcome = await runWithProgress('qemu-img', ['compare', '-p', ...images], {
     ...{ signal, onStart, onLine },
     reportsOnStdout: true,

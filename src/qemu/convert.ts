@@ -5,6 +5,7 @@ import type { ProcessIdentity } from '../process/identity.js';
 import type { Outcome } from '../process/run.js';
 import { parseOutput, run, runForJSON } from '../process/run.js';
 import { runWithProgress } from '../process/run-with-progress.js';
+import { imageReference, type ImageFiles } from './image-reference.js';
 import { progressOf, throwIfLocked } from './qemu-img.js';
 
 /** Reads the maps of a whole chain: minutes for files of many TiB. */
@@ -13,9 +14,9 @@ const mapTimeoutMs = 3_600_000;
 export type ImageFormat = 'qcow2' | 'raw';
 
 export interface ConvertRequest {
-  /** A QCOW2 file, read through its chain. */
-  source: string;
-  /** Made anew, holes where the disk reads as zeros. */
+  /** A QCOW2 file and its chain. */
+  source: ImageFiles;
+  /** Written from the beginning, holes where the disk reads as zeros. */
   target: string;
   format: ImageFormat;
   signal: AbortSignal;
@@ -42,14 +43,14 @@ export async function convertImage(request: ConvertRequest): Promise<void> {
       `No space was left for ${request.target}: ${said}; free some, or restore elsewhere`,
     );
   }
-  throw new BackupError('ToolFailed', `qemu-img convert of ${request.source} failed: ${said}`);
+  throw new BackupError('ToolFailed', `qemu-img convert of ${request.source[0]} failed: ${said}`);
 }
 
 async function convert(
   { source, target, format, signal, onStart, onProgress }: ConvertRequest,
   cache: string[],
 ): Promise<Outcome> {
-  const files = ['-f', 'qcow2', '-O', format, resolve(source), resolve(target)];
+  const files = ['-O', format, imageReference(source), resolve(target)];
   return runWithProgress('qemu-img', ['convert', '-p', '-W', '-m', '16', ...cache, ...files], {
     signal,
     onStart,
@@ -66,11 +67,11 @@ async function convert(
  * @throws BackupError ToolFailed, with an `exitCode` in its details when qemu-img cannot read a file of the chain; ExportFailed
  * when another process writes to one
  */
-export async function measureImage(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
-  const args = ['measure', '--output=json', '-f', 'qcow2', '-O', format, resolve(file)];
+export async function measureImage(files: ImageFiles, format: ImageFormat, signal: AbortSignal): Promise<number> {
+  const args = ['measure', '--output=json', '-O', format, imageReference(files)];
   const outcome = await run('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
   if (outcome.exitCode !== 0) {
-    throwIfLocked(file, outcome);
+    throwIfLocked(files[0], outcome);
     throw new BackupError('ToolFailed', `qemu-img measure failed: ${outcome.stderr.trim().slice(0, 2000)}`, {
       details: { exitCode: outcome.exitCode },
     });
@@ -78,9 +79,9 @@ export async function measureImage(file: string, format: ImageFormat, signal: Ab
   return z.object({ required: z.number() }).parse(parseOutput('qemu-img', args, outcome.stdout)).required;
 }
 
-/** How many bytes of data an image holds, without what is a hole or a zero cluster. */
+/** How many bytes of data an image without a parent holds, without what is a hole or a zero cluster. */
 export async function dataBytesOf(file: string, format: ImageFormat, signal: AbortSignal): Promise<number> {
-  const args = ['map', '--output=json', '-f', format, resolve(file)];
+  const args = ['map', '--output=json', imageReference([file], format)];
   const answer = await runForJSON('qemu-img', args, { signal, timeoutMs: mapTimeoutMs });
   const runs = z.array(z.object({ length: z.number(), data: z.boolean() })).parse(answer);
   return runs.reduce((total, { length, data }) => (data ? total + length : total), 0);

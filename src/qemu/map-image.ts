@@ -1,10 +1,11 @@
 import { runSync } from '../process/run-sync.js';
+import { imageReference, type ImageFiles } from './image-reference.js';
 
 /** Reads metadata only; more than this means that the storage hangs. */
 const timeoutMs = 600_000;
 
 export interface MapRequest {
-  file: string;
+  files: ImageFiles;
   format: 'qcow2' | 'raw';
   /** The part of the virtual disk to map, so that a very fragmented one does not fill the memory. */
   offset: number;
@@ -27,15 +28,14 @@ export interface MappedRun {
 }
 
 /** The runs of a part of a virtual disk, in order, without gaps. Waits: for a process of ours. @throws BackupError ToolFailed */
-export function mapImage({ file, format, offset, length }: MapRequest): MappedRun[] {
+export function mapImage({ files, format, offset, length }: MapRequest): MappedRun[] {
   const part = [`--start-offset=${offset}`, `--max-length=${length}`];
-  const args = ['map', '--output=json', '-f', format, ...part, file];
+  const args = ['map', '--output=json', ...part, imageReference(files, format)];
   return JSON.parse(runSync('qemu-img', args, { timeoutMs })) as MappedRun[];
 }
 
-/** The files that an image reads from, by depth, and its virtual size. Waits: for a process of ours. @throws BackupError ToolFailed */
-export function openChain(file: string, format: 'qcow2' | 'raw'): { files: string[]; sizeBytes: number } {
-  const args = ['info', '--backing-chain', '--output=json', '-f', format, file];
-  const chain = JSON.parse(runSync('qemu-img', args, { timeoutMs })) as { filename: string; 'virtual-size': number }[];
-  return { files: chain.map(({ filename }) => filename), sizeBytes: chain[0]?.['virtual-size'] ?? 0 };
+/** The size of a virtual disk. Waits: for a process of ours. @throws BackupError ToolFailed */
+export function virtualSizeBytes([file]: ImageFiles, format: 'qcow2' | 'raw'): number {
+  const answer = runSync('qemu-img', ['info', '--output=json', imageReference([file], format)], { timeoutMs });
+  return (JSON.parse(answer) as { 'virtual-size': number })['virtual-size'];
 }

@@ -2,42 +2,43 @@ import { open, rm } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { BackupError } from '../domain/errors.js';
-import { parseOutput, run, runForJSON, runOrThrow, type Outcome } from '../process/run.js';
+import { parseOutput, run, runOrThrow, type Outcome } from '../process/run.js';
+import { imageReference, type ImageFiles } from './image-reference.js';
 
 /** These calls read or write only metadata; more than this means that the storage hangs. */
 const metadataTimeoutMs = 60_000;
 /** Reads all reference counts: minutes for a file of many TiB. */
 const checkTimeoutMs = 3_600_000;
 
-const infoAnswer = z.object({
-  'virtual-size': z.number(),
-  'actual-size': z.number(),
-  format: z.string(),
-  'backing-filename': z.string().optional(),
-});
-
 const checkAnswer = z.object({ leaks: z.number().default(0) });
 
 export interface CreateImageRequest {
   file: string;
   sizeBytes: number;
-  /** The backing file: a name in the same directory, so that a chain copied elsewhere stays whole. */
-  parentName?: string;
+  parent?: ImageParent;
   signal: AbortSignal;
+}
+
+export interface ImageParent {
+  /** As the header is to have it: a name in the same directory, so that a chain copied elsewhere stays whole. */
+  name: string;
+  /** Where its file, and all that it needs, are opened. */
+  files: ImageFiles;
 }
 
 /**
  * Makes an empty QCOW2 file, or none when it throws. Not to be repeated on the same name: it never overwrites.
  * @throws BackupError AlreadyExists; ParentUnusable; ExportFailed when something still writes to the parent; ToolFailed
  */
-export async function createImage({ file, sizeBytes, parentName, signal }: CreateImageRequest): Promise<void> {
+export async function createImage({ file, sizeBytes, parent, signal }: CreateImageRequest): Promise<void> {
   const path = resolve(file);
   const cwd = dirname(path);
-  if (parentName !== undefined) await checkParent(cwd, parentName, signal);
+  if (parent) await checkParent(parent, signal);
   await reserve(path);
-  const parent = parentName === undefined ? [] : ['-b', parentName, '-F', 'qcow2'];
+  // -u: only the name is written down, and nothing of that name is opened.
+  const backing = parent ? ['-u', '-b', parent.name, '-F', 'qcow2'] : [];
   try {
-    await runOrThrow('qemu-img', ['create', '-q', '-f', 'qcow2', ...parent, path, String(sizeBytes)], {
+    await runOrThrow('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, path, String(sizeBytes)], {
       signal,
       timeoutMs: metadataTimeoutMs,
       cwd,
@@ -60,32 +61,29 @@ async function reserve(path: string): Promise<void> {
   }
 }
 
-/** `qemu-img create` accepts a parent that is missing, or that a stale process writes to; everything after it fails. */
-async function checkParent(cwd: string, parentName: string, signal: AbortSignal): Promise<void> {
-  if (basename(parentName) !== parentName || parentName.includes(':')) {
-    throw new TypeError(`Expected the plain name of a file as parent, got '${parentName}'`); // `a:b` is a protocol to QEMU
+/** `qemu-img create -u` accepts a parent that cannot be read, or that a stale process writes to; everything after it fails. */
+async function checkParent({ name, files }: ImageParent, signal: AbortSignal): Promise<void> {
+  if (basename(name) !== name || name.includes(':')) {
+    throw new TypeError(`Expected the plain name of a file as parent, got '${name}'`); // `a:b` is a protocol to QEMU
   }
-  const options = { signal, timeoutMs: metadataTimeoutMs, cwd };
-  // Without -U, so that it asks for the lock. With the chain, so that it opens every file in it.
-  const outcome = await run('qemu-img', ['info', '--backing-chain', '-f', 'qcow2', `./${parentName}`], options);
+  // Without -U, so that it asks for the lock of every file in the chain. A map of one byte reads next to nothing.
+  const args = ['map', '--output=json', '--start-offset=0', '--max-length=1', imageReference(files)];
+  const outcome = await run('qemu-img', args, { signal, timeoutMs: metadataTimeoutMs });
   if (outcome.exitCode === 0) return;
-  throwIfLocked(resolve(cwd, parentName), outcome);
-  throw new BackupError(
-    'ParentUnusable',
-    `Parent ${resolve(cwd, parentName)} cannot be used: ${outcome.stderr.trim()}`,
-    {
-      details: { file: resolve(cwd, parentName) },
-    },
-  );
+  const [file] = files;
+  throwIfLocked(file, outcome);
+  throw new BackupError('ParentUnusable', `Parent ${file} cannot be used: ${outcome.stderr.trim()}`, {
+    details: { file },
+  });
 }
 
 /**
- * Proves that the structure of a QCOW2 file and of its chain's heads can be read; says nothing about completeness.
+ * Proves that the structure of a QCOW2 file can be read; says nothing about completeness, and opens no other file.
  * Leaked clusters waste space only, so they are counted and are no error.
- * @throws BackupError ImageDamaged (corrupt, or it or a parent cannot be opened); ExportFailed when it is being written to
+ * @throws BackupError ImageDamaged (corrupt, or it cannot be opened); ExportFailed when it is being written to
  */
 export async function checkImage(file: string, signal: AbortSignal): Promise<{ leakedClusters: number }> {
-  const args = ['check', '-f', 'qcow2', '--output=json', resolve(file)];
+  const args = ['check', '--output=json', imageReference([file])];
   const outcome = await run('qemu-img', args, { signal, timeoutMs: checkTimeoutMs });
   const isSound = outcome.exitCode === 0 || outcome.exitCode === 3; // 3: leaks only
   if (isSound) return { leakedClusters: checkAnswer.parse(parseOutput('qemu-img', args, outcome.stdout)).leaks };
@@ -95,30 +93,6 @@ export async function checkImage(file: string, signal: AbortSignal): Promise<{ l
   throw new BackupError('ImageDamaged', `Expected ${file} to be a sound QCOW2 file, found that ${found}: ${said}`, {
     details: { file, exitCode: outcome.exitCode },
   });
-}
-
-export interface ImageInfo {
-  virtualSizeBytes: number;
-  /** What the file takes on its file system. */
-  actualSizeBytes: number;
-  /** As it stands in the file: never resolved. */
-  backingName: string | null;
-  format: string;
-}
-
-/**
- * Reads an image's header, also while it is being written to. Success does not mean that its parent is there.
- * @throws BackupError ToolFailed
- */
-export async function imageInfo(file: string, signal: AbortSignal): Promise<ImageInfo> {
-  const args = ['info', '-U', '--output=json', resolve(file)];
-  const info = infoAnswer.parse(await runForJSON('qemu-img', args, { signal, timeoutMs: metadataTimeoutMs }));
-  return {
-    virtualSizeBytes: info['virtual-size'],
-    actualSizeBytes: info['actual-size'],
-    backingName: info['backing-filename'] ?? null,
-    format: info.format,
-  };
 }
 
 /** @throws BackupError VMRunning when a process has the file open for writing. A file that is no image is nobody's. */

@@ -5,7 +5,8 @@ import { exportSizeBytes } from '../nbd/nbdinfo.js';
 import { exportSocket, exportUri, removeExportFiles } from '../nbd/export-socket.js';
 import { identify, stopProcess, type ProcessIdentity, type StopTimeouts } from '../process/identity.js';
 import { run, type Outcome } from '../process/run.js';
-import { imageInfo, throwIfLocked } from './qemu-img.js';
+import { imageReference, type ImageFiles } from './image-reference.js';
+import { throwIfLocked } from './qemu-img.js';
 
 /** It opens a file and a socket, and forks. */
 const startTimeoutMs = 60_000;
@@ -15,7 +16,8 @@ const spareConnections = 2;
 export const exportStopTimeouts: StopTimeouts = { termTimeoutMs: 20_000, killTimeoutMs: 20_000 };
 
 export interface StartExportRequest {
-  file: string;
+  files: ImageFiles;
+  sizeBytes: number;
   exportName: string;
   /** In a directory that only this user may enter: the socket lies next to it, and whoever reaches that can write to the disk. */
   pidFile: string;
@@ -30,20 +32,19 @@ export interface StartExportRequest {
  * @throws BackupError ExportFailed, also when another process writes to the file or to a parent
  */
 export async function startExport(request: StartExportRequest): Promise<ProcessIdentity> {
-  const { file, exportName, pidFile, signal } = request;
+  const { files, sizeBytes, exportName, pidFile, signal } = request;
   const socket = exportSocket(pidFile);
-  const { virtualSizeBytes } = await imageInfo(file, signal);
   await removeExportFiles(pidFile); // an old pid file would name a stranger
   try {
     await launch(request);
     const identity = await readIdentity(pidFile);
-    if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${file} ended right after its start`);
+    if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${files[0]} ended right after its start`);
     signal.throwIfAborted();
     const foundBytes = await exportSizeBytes(exportUri(socket, exportName), signal);
-    if (foundBytes !== virtualSizeBytes) {
+    if (foundBytes !== sizeBytes) {
       throw new BackupError(
         'ExportFailed',
-        `Expected export '${exportName}' on ${socket} to have ${virtualSizeBytes} bytes, found ${foundBytes}`,
+        `Expected export '${exportName}' on ${socket} to have ${sizeBytes} bytes, found ${foundBytes}`,
       );
     }
     return identity;
@@ -60,7 +61,7 @@ async function launch(request: StartExportRequest): Promise<void> {
   // Kernels before 5.1, and containers whose seccomp profile forbids it. A little slower, and as durable.
   if (outcome.exitCode !== 0 && /io_uring/.test(outcome.stderr)) outcome = await runQemuNBD(request, 'threads');
   if (outcome.exitCode === 0) return;
-  const { file } = request;
+  const [file] = request.files;
   const said = outcome.stderr.trim().slice(0, 2000);
   throwIfLocked(file, outcome);
   const advice = said.includes('O_DIRECT') ? '; its file system must support O_DIRECT' : '';
@@ -69,12 +70,12 @@ async function launch(request: StartExportRequest): Promise<void> {
 
 function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): Promise<Outcome> {
   const args = [
-    ...['--format=qcow2', '--cache=none', `--aio=${aio}`, '--discard=unmap', '--detect-zeroes=unmap'],
+    ...['--cache=none', `--aio=${aio}`, '--discard=unmap', '--detect-zeroes=unmap'],
     `--shared=${request.connections + spareConnections}`,
     '--persistent', // the readiness check must not be the last client
     '--allocation-depth', // verifyCopy asks for it
     ...[`--socket=${resolve(exportSocket(request.pidFile))}`, exportNameArgument(request.exportName)],
-    ...['--fork', pidFileArgument(request.pidFile), resolve(request.file)],
+    ...['--fork', pidFileArgument(request.pidFile), imageReference(request.files)],
   ];
   // Without the signal: to end the parent between fork and pid file would leave a child that nobody knows.
   return run('qemu-nbd', args, { timeoutMs: startTimeoutMs });

@@ -1,24 +1,17 @@
 import { dirname, join, resolve } from 'node:path';
-import { openForReading, readdir } from './file-system.js';
+import { headerReadBytes, parseQCOW2Header } from '../qemu/qcow2-header.js';
+import { readdir } from './file-system.js';
 import { unlessMissing } from './files.js';
-
-/** The fields of a QCOW2 header up to the length of the backing file's name. */
-const headerBytes = 20;
-/** QEMU's own limit. */
-const longestNameBytes = 1023;
+import { pinFile } from './pinned-file.js';
 
 /** The path that a QCOW2 file names as its backing file; undefined when it names none, or is no QCOW2 file. Starts no program. */
 export async function readBackingPath(file: string): Promise<string | undefined> {
-  const opened = await openForReading(file);
+  const pinned = await pinFile(file);
   try {
-    const header = await opened.read(0, headerBytes);
-    if (header.length < headerBytes || header.toString('latin1', 0, 4) !== 'QFI\xfb') return undefined;
-    const offset = Number(header.readBigUInt64BE(8));
-    const length = header.readUInt32BE(16);
-    if (offset === 0 || length === 0 || length > longestNameBytes) return undefined;
-    return resolve(dirname(file), (await opened.read(offset, length)).toString('utf8'));
+    const name = parseQCOW2Header(await pinned.readHead(headerReadBytes))?.backingName;
+    return name ? resolve(dirname(file), name) : undefined;
   } finally {
-    await opened.close();
+    await pinned.unpin();
   }
 }
 

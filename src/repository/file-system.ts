@@ -7,7 +7,7 @@ import { run } from '../process/run.js';
 // as long as it hangs; whoever waits for it must not.
 
 /** Longer than a disk that wakes up, a server that reboots, or the removal of a very large file takes. */
-const callTimeoutMs = 2 * 60_000;
+export const callTimeoutMs = 2 * 60_000;
 /** What qemu-nbd wrote went past the page cache: this is the disk's own cache, and what openssl has left dirty is nothing. */
 const syncTimeoutMs = 10 * 60_000;
 /** For the first look of a step, before any thread of ours is risked. */
@@ -65,30 +65,8 @@ export async function settleFile(
   }
 }
 
-/** A file of which we read a few bytes. */
-export interface ReadableFile {
-  /** Fewer bytes than asked for where the file ends. */
-  read: (offset: number, length: number) => Promise<Buffer>;
-  close: () => Promise<void>;
-}
-
-export async function openForReading(path: string): Promise<ReadableFile> {
-  const file = await within(callTimeoutMs, path, fs.open(path, constants.O_RDONLY | constants.O_NOFOLLOW));
-  return {
-    async read(offset, length) {
-      const { buffer, bytesRead } = await within(
-        callTimeoutMs,
-        path,
-        file.read(Buffer.alloc(length), 0, length, offset),
-      );
-      return buffer.subarray(0, bytesRead);
-    },
-    close: () => within(callTimeoutMs, path, file.close()),
-  };
-}
-
 /** @throws BackupError RepositoryUnusable when the call has not ended within the time; it may still end, later */
-async function within<T>(timeoutMs: number, path: string, call: Promise<T>): Promise<T> {
+export async function within<T>(timeoutMs: number, path: string, call: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(noAnswer(path, timeoutMs)), timeoutMs);

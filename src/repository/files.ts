@@ -60,8 +60,13 @@ function foldersAbove(root: string, path: string): string[] {
   return folders;
 }
 
+export interface FileFacts {
+  fileBytes: number;
+  fileModifiedMs: number;
+}
+
 /** Size and modification time of a file, or undefined when there is none. */
-export async function fileFacts(path: string): Promise<{ fileBytes: number; fileModifiedMs: number } | undefined> {
+export async function fileFacts(path: string): Promise<FileFacts | undefined> {
   try {
     const { size, mtimeMs } = await stat(path);
     return { fileBytes: size, fileModifiedMs: Math.floor(mtimeMs) };

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { eq } from 'drizzle-orm';
 import type { HostDependencies } from '../../src/activities/dependencies.js';
 import { requireCurrent } from '../../src/activities/repository-epoch.js';
@@ -24,6 +24,7 @@ import { fileChecksum, fileFacts } from '../../src/repository/files.js';
 import { createMarker } from '../../src/repository/marker.js';
 import { publishManifest } from '../../src/repository/manifest.js';
 import { changeIdOf, type Source } from '../../src/sources/source.js';
+import { imageFiles, parentOf } from './image-files.js';
 import { namespaceOf, startJob } from './job.js';
 
 const signal = new AbortController().signal;
@@ -90,14 +91,14 @@ export async function createChains(
       const rows = await planDisks(db, job, [{ ...plan, reason: 'requested', baseChangeId: null, path }]);
       const disk = rows.find(({ diskKey }) => diskKey === key);
       if (!disk) throw new Error('no disk');
-      await writeImage(join(root, path), head ? await parentPath(head.diskId) : undefined, steps, content);
+      await writeImage(join(root, path), head ? join(root, await parentPath(head.diskId)) : undefined, steps, content);
       await db
         .update(backupDisks)
         .set({ changeId: changeIdOf(job.id) })
         .where(eq(backupDisks.id, disk.id));
       await recordAttempt(db, disk.id, { attemptPath: `${path}.partial`, nbdPort: 10_001 });
       await recordCopied(db, disk.id, { changedBytes: 1, writtenBytes: 1 });
-      sealed.push({ diskId: disk.id, ...(await finish(path, head && (await parentPath(head.diskId)))) });
+      sealed.push({ diskId: disk.id, ...(await finish(path, head?.diskId)) });
     }
     await sealJob(db, { id: job.id, snapshotId: undefined }, sealed);
     await recordCleanUp(db, job.id, null);
@@ -120,13 +121,18 @@ export async function createChains(
     return (await getDisk(db, diskId)).path;
   }
 
-  async function finish(path: string, parent: string | undefined): Promise<Omit<SealedDisk, 'diskId'>> {
+  async function finish(path: string, parentId: string | undefined): Promise<Omit<SealedDisk, 'diskId'>> {
     const file = join(root, path);
     const facts = await fileFacts(file);
     if (!facts) throw new Error(`no file ${file}`);
     const hashesFile = hashesFilePath(file);
-    const parentHashesFile = parent === undefined ? undefined : hashesFilePath(join(root, parent));
-    if (hashes) await writeBlockHashes({ file, format: 'qcow2', hashesFile, parentHashesFile, signal });
+    const parent = parentId === undefined ? undefined : await getDisk(db, parentId);
+    const parentHashes = parent && {
+      path: hashesFilePath(join(root, parent.path)),
+      checksum: parent.hashesChecksum ?? '',
+    };
+    const files = await imageFiles(file);
+    if (hashes) await writeBlockHashes({ files, format: 'qcow2', hashesFile, parentHashes, signal });
     const hashesChecksum = hashes ? await fileChecksum(hashesFile, signal) : 'sha256:none';
     return { checksum: await fileChecksum(file, signal), hashesChecksum, ...facts };
   }
@@ -197,7 +203,7 @@ async function writeImage(
     await rm(`${file}.raw`);
     return;
   }
-  await createImage({ file, sizeBytes: content.length, parentName: basename(parent), signal });
+  await createImage({ file, sizeBytes: content.length, parent: await parentOf(parent), signal });
   const commands = changes.flatMap((change) => {
     if (change.kind === 'grow') return [];
     const pattern = change.kind === 'zero' ? '-z -u' : `-P ${change.pattern}`;

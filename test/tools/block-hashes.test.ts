@@ -6,7 +6,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createRandom } from '../../chaos/random.js';
 import { compareBlockHashes, writeBlockHashes } from '../../src/hashes/hash-disk.js';
 import { run, runOrThrow } from '../../src/process/run.js';
+import { fileChecksum } from '../../src/repository/files.js';
 import { restore } from '../support/content.js';
+import { imageFiles } from '../support/image-files.js';
 import { until } from '../support/until.js';
 
 const KiB = 1024;
@@ -36,15 +38,19 @@ async function makeImage(name: string, sizeBytes: number, commands: string[], pa
   return file;
 }
 
-/** Writes the table of an image. @returns how many blocks were read */
-async function hash(name: string, parent?: string): Promise<number> {
-  const parentHashesFile = parent === undefined ? undefined : place(`${parent}.hashes`);
-  const request = { file: place(`${name}.qcow2`), format: 'qcow2', hashesFile: place(`${name}.hashes`) } as const;
-  return (await writeBlockHashes({ ...request, parentHashesFile, signal })).hashedBlocks;
+/** Writes the table of an image; that of its parent has the checksum that it was `sealed` with. @returns how many blocks were read */
+async function hash(name: string, parent?: string, sealed?: string): Promise<number> {
+  const path = place(`${parent ?? 'none'}.hashes`);
+  const checksum = sealed ?? (await fileChecksum(path, signal).catch(() => ''));
+  const parentHashes = parent === undefined ? undefined : { path, checksum };
+  const files = await imageFiles(place(`${name}.qcow2`));
+  const request = { files, format: 'qcow2', hashesFile: place(`${name}.hashes`) } as const;
+  return (await writeBlockHashes({ ...request, parentHashes, signal })).hashedBlocks;
 }
 
-const compare = (file: string, hashesFile: string, format: 'qcow2' | 'raw' = 'qcow2') =>
-  compareBlockHashes({ file: place(file), format, hashesFile: place(hashesFile), signal });
+async function compare(file: string, hashesFile: string, format: 'qcow2' | 'raw' = 'qcow2') {
+  return compareBlockHashes({ files: await imageFiles(place(file)), format, hashesFile: place(hashesFile), signal });
+}
 
 /** The table as anybody would make it: from the raw disk, read whole. */
 async function independentTable(name: string): Promise<string> {
@@ -111,6 +117,18 @@ describe('writeBlockHashes', () => {
     expect(await tableOf('c')).toBe(await independentTable('c'));
   });
 
+  test('reads all when the table of the parent is not as it was sealed, and keeps nothing of it', async () => {
+    await makeImage('sealed', 4 * MiB, ['write -P 1 0 2M']);
+    await hash('sealed');
+    const checksum = await fileChecksum(place('sealed.hashes'), signal);
+    const table = await open(place('sealed.hashes'), 'r+');
+    await table.write(Buffer.alloc(32, 0xee), 0, 32, 32 + 32 * 15); // of a block that the child does not touch
+    await table.close();
+    await makeImage('on-sealed', 4 * MiB, ['write -P 2 0 64k'], 'sealed');
+    expect(await hash('on-sealed', 'sealed', checksum)).toBe(8);
+    expect(await tableOf('on-sealed')).toBe(await independentTable('on-sealed'));
+  });
+
   test('costs nothing for holes: a table of a TiB takes as much room as its data', async () => {
     await makeImage('sparse', 1024 * 1024 * MiB, ['write -P 1 512G 64k']);
     expect(await hash('sparse')).toBe(1);
@@ -118,16 +136,21 @@ describe('writeBlockHashes', () => {
     expect(size).toBe(32 + 32 * 4 * MiB);
     expect(blocks * 512).toBeLessThan(64 * KiB);
     const found = await compare('sparse.qcow2', 'sparse.hashes');
-    expect(found).toEqual({ comparedBlocks: 4 * MiB, dataBytes: block, differentBlocks: 0, firstDifferences: [] });
+    expect(found).toMatchObject({
+      comparedBlocks: 4 * MiB,
+      dataBytes: block,
+      differentBlocks: 0,
+      firstDifferences: [],
+    });
   });
 
   test('when stopped leaves no process, and no table under its name', async () => {
     await makeImage('large', 512 * MiB, ['write -P 1 0 512M']);
     const stop = new AbortController();
-    const request = { file: place('large.qcow2'), format: 'qcow2', hashesFile: place('large.hashes') } as const;
+    const request = { files: [place('large.qcow2')], format: 'qcow2', hashesFile: place('large.hashes') } as const;
     const written = writeBlockHashes({
       ...request,
-      parentHashesFile: undefined,
+      parentHashes: undefined,
       signal: stop.signal,
       onProgress: () => stop.abort(new Error('enough')),
     });
@@ -178,6 +201,7 @@ describe('compareBlockHashes', () => {
       dataBytes: 4 * MiB - block + 512,
       differentBlocks: 0,
       firstDifferences: [],
+      hashesChecksum: await fileChecksum(place('incremental.hashes'), signal),
     });
   });
 

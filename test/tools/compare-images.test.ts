@@ -25,7 +25,7 @@ async function compareChanged(change: string): Promise<number> {
   let done = 0;
   const signal = AbortSignal.timeout(timeoutMs);
   const onProgress = (fraction: number) => (done = fraction);
-  await compareWithSource({ sourceUri: source, file: copy, signal, onStart: async () => undefined, onProgress });
+  await compareWithSource({ sourceUri: source, files: [copy], signal, onStart: async () => undefined, onProgress });
   return done;
 }
 

@@ -24,7 +24,7 @@ afterAll(() => rm(directory, { recursive: true }));
 
 const convert = (target: string, more: Partial<Parameters<typeof convertImage>[0]> = {}) =>
   convertImage({
-    ...{ source, target, format: 'raw' as const, signal },
+    ...{ source: [source] as const, target, format: 'raw' as const, signal },
     ...{ onStart: async () => undefined, onProgress: () => undefined, ...more },
   });
 
@@ -38,7 +38,7 @@ test('it says who it is and how far it is, and writes data as data and holes as 
   expect(progress).toEqual(progress.toSorted((a, b) => a - b));
   expect((await stat(target)).size).toBe(64 * MiB);
   expect(await dataBytesOf(target, 'raw', signal)).toBe(24 * MiB);
-  expect(await measureImage(source, 'raw', signal)).toBeGreaterThanOrEqual(24 * MiB);
+  expect(await measureImage([source], 'raw', signal)).toBeGreaterThanOrEqual(24 * MiB);
 });
 
 test('a file system that refuses O_DIRECT is written through the page cache', async () => {
@@ -64,8 +64,8 @@ test('a file system that is full is told apart, and so is a chain that cannot be
     await small.remove();
   }
   const nobody = join(directory, 'nobody.qcow2');
-  await expect(convert(join(directory, 'x'), { source: nobody })).rejects.toMatchObject({ code: 'ToolFailed' });
-  await expect(measureImage(nobody, 'raw', signal)).rejects.toMatchObject({ code: 'ToolFailed' });
+  await expect(convert(join(directory, 'x'), { source: [nobody] })).rejects.toMatchObject({ code: 'ToolFailed' });
+  await expect(measureImage([nobody], 'raw', signal)).rejects.toMatchObject({ code: 'ToolFailed' });
 });
 
 test('one whose identity nobody records is killed', async () => {

@@ -7,6 +7,7 @@ import { verifyCopy } from '../../src/nbd/verify-copy.js';
 import { isAlive, type ProcessIdentity } from '../../src/process/identity.js';
 import { runOrThrow } from '../../src/process/run.js';
 import { createImage } from '../../src/qemu/qemu-img.js';
+import { parentOf } from '../support/image-files.js';
 import { serveDirectory } from '../support/nbd-source.js';
 import { restore, transfer } from './transfer.js';
 import { MiB, signal, useWorkbench } from './workbench.js';
@@ -126,7 +127,7 @@ describe('the look at the result', () => {
   async function overlay(name: string, copy: (sourceUri: string, uri: string) => Promise<unknown>, sizeBytes = MiB) {
     const parentName = await bench.makeFull(`${name}-parent`, bytes);
     const changed = Buffer.from(bytes).fill(0, 128 * 1024, 384 * 1024);
-    await createImage({ file: bench.path(name), sizeBytes, parentName, signal });
+    await createImage({ file: bench.path(name), sizeBytes, parent: await parentOf(bench.path(parentName)), signal });
     const { uri } = await bench.serve(name);
     await copy(await bench.makeDisk(`${name}.disk`, changed), uri);
     return verifyCopy({ targetUri: uri, sourceSizeBytes: MiB, extents: zeroed, signal });

@@ -2,8 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { verifyCopy } from '../../src/nbd/verify-copy.js';
-import { checkImage, createImage, imageInfo } from '../../src/qemu/qemu-img.js';
+import { checkImage, createImage } from '../../src/qemu/qemu-img.js';
 import { findExportProcess, startExport } from '../../src/qemu/qemu-nbd.js';
+import { headerOf, parentOf } from '../support/image-files.js';
 import { MiB, signal, useWorkbench } from './workbench.js';
 
 /** Ways to a damaged or unreachable image, and to a process that nobody knows of. */
@@ -23,7 +24,8 @@ describe('an export', () => {
     await newImage('aborted.qcow2');
     const controller = new AbortController();
     const exported = {
-      file: bench.path('aborted.qcow2'),
+      files: [bench.path('aborted.qcow2')] as const,
+      sizeBytes: MiB,
       exportName: 'x',
       pidFile: bench.path('aborted.pid'),
       connections: 2,
@@ -103,36 +105,38 @@ describe('an image', () => {
   });
 
   test('names its parent without a directory, so that a moved chain stays whole', async () => {
-    const parentName = await bench.makeFull('moved', randomBytes(MiB));
-    await createImage({ file: bench.path('child.qcow2'), sizeBytes: MiB, parentName, signal });
-    expect(await imageInfo(bench.path('child.qcow2'), signal)).toMatchObject({
-      virtualSizeBytes: MiB,
+    const parent = await parentOf(bench.path(await bench.makeFull('moved', randomBytes(MiB))));
+    await createImage({ file: bench.path('child.qcow2'), sizeBytes: MiB, parent, signal });
+    expect(await headerOf(bench.path('child.qcow2'))).toEqual({
+      sizeBytes: MiB,
       backingName: 'moved.qcow2',
-      format: 'qcow2',
+      backingFormat: 'qcow2',
+      hasDataFile: false,
     });
-    const absolute = { file: bench.path('other.qcow2'), sizeBytes: MiB, parentName: bench.path('moved.qcow2'), signal };
-    await expect(createImage(absolute)).rejects.toThrow(TypeError);
+    const absolute = { ...parent, name: bench.path('moved.qcow2') };
+    const other = createImage({ file: bench.path('other.qcow2'), sizeBytes: MiB, parent: absolute, signal });
+    await expect(other).rejects.toThrow(TypeError);
   });
 
   test('is not made on a parent that a stale process writes to, and its export names that parent', async () => {
     const parentName = await bench.makeFull('held', randomBytes(MiB));
-    await createImage({ file: bench.path('on-held.qcow2'), sizeBytes: MiB, parentName, signal });
+    const parent = await parentOf(bench.path(parentName));
+    await createImage({ file: bench.path('on-held.qcow2'), sizeBytes: MiB, parent, signal });
     await bench.serve(parentName);
     const held = { code: 'ExportFailed', details: { file: expect.stringContaining('held.qcow2') as string } };
-    await expect(
-      createImage({ file: bench.path('new.qcow2'), sizeBytes: MiB, parentName, signal }),
-    ).rejects.toMatchObject(held);
+    await expect(createImage({ file: bench.path('new.qcow2'), sizeBytes: MiB, parent, signal })).rejects.toMatchObject(
+      held,
+    );
     await expect(open(bench.path('new.qcow2'))).rejects.toMatchObject({ code: 'ENOENT' });
     await expect(bench.serve('on-held.qcow2')).rejects.toMatchObject(held);
   });
 
-  test('without its parent is not made, not exported and not sound', async () => {
-    const parentName = await bench.makeFull('lost', randomBytes(MiB));
-    await createImage({ file: bench.path('orphan.qcow2'), sizeBytes: MiB, parentName, signal });
+  test('without its parent is not made, and not exported', async () => {
+    const parent = await parentOf(bench.path(await bench.makeFull('lost', randomBytes(MiB))));
+    await createImage({ file: bench.path('orphan.qcow2'), sizeBytes: MiB, parent, signal });
     await rename(bench.path('lost.qcow2'), bench.path('lost.elsewhere'));
-    await expect(checkImage(bench.path('orphan.qcow2'), signal)).rejects.toMatchObject({ code: 'ImageDamaged' });
     await expect(bench.serve('orphan.qcow2')).rejects.toMatchObject({ code: 'ExportFailed' });
-    const again = createImage({ file: bench.path('orphan2.qcow2'), sizeBytes: MiB, parentName, signal });
+    const again = createImage({ file: bench.path('orphan2.qcow2'), sizeBytes: MiB, parent, signal });
     await expect(again).rejects.toMatchObject({ code: 'ParentUnusable' });
   });
 

@@ -8,6 +8,7 @@ import { stopProcess } from '../../src/process/identity.js';
 import { runOrThrow } from '../../src/process/run.js';
 import { createImage } from '../../src/qemu/qemu-img.js';
 import { exportStopTimeouts, startExport } from '../../src/qemu/qemu-nbd.js';
+import { imageFiles, parentOf } from '../support/image-files.js';
 
 const signal = new AbortController().signal;
 
@@ -25,9 +26,11 @@ export interface TransferRequest {
 export async function transfer(request: TransferRequest): Promise<{ writtenBytes: number; fractions: number[] }> {
   const { directory, name, parentName, sourceUri, sizeBytes, extents } = request;
   const file = join(directory, name);
-  await createImage({ file, sizeBytes, signal, ...(parentName !== undefined && { parentName }) });
+  const parent = parentName === undefined ? {} : { parent: await parentOf(join(directory, parentName)) };
+  await createImage({ file, sizeBytes, signal, ...parent });
   const exported = {
-    file,
+    files: await imageFiles(file),
+    sizeBytes,
     exportName: `job/${name}`,
     pidFile: `${file}.pid`,
     connections: copyConnections,

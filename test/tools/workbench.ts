@@ -6,6 +6,7 @@ import { exportSocket, exportUri } from '../../src/nbd/export-socket.js';
 import { copyConnections } from '../../src/nbd/nbdcopy.js';
 import { stopProcess, type ProcessIdentity } from '../../src/process/identity.js';
 import { exportStopTimeouts, startExport } from '../../src/qemu/qemu-nbd.js';
+import { headerOf, imageFiles } from '../support/image-files.js';
 import { serveDirectory, writeSparse, type NBDSource } from '../support/nbd-source.js';
 import { transfer } from './transfer.js';
 
@@ -38,7 +39,15 @@ export function useWorkbench(): Workbench {
     async serve(name: string, exportName = name): Promise<{ identity: ProcessIdentity; uri: string }> {
       const file = bench.path(name);
       const pidFile = `${file}.pid`;
-      const identity = await startExport({ file, exportName, pidFile, connections: copyConnections, signal });
+      const [files, sizeBytes] = [await imageFiles(file), (await headerOf(file))?.sizeBytes ?? 0];
+      const identity = await startExport({
+        files,
+        sizeBytes,
+        exportName,
+        pidFile,
+        connections: copyConnections,
+        signal,
+      });
       running.push(identity);
       return { identity, uri: exportUri(exportSocket(pidFile), exportName) };
     },
