@@ -90,7 +90,7 @@ export function createExportActivities({ db, host, machineId, runDir }: HostDepe
           throw tooLate(job.id);
         }
         await withPinnedChain(root, chainFiles([{ path: attemptPath, isWritten: true }, ...parents]), async (files) => {
-          const served = { files, sizeBytes: disk.sizeBytes, exportName: lease.exportName, pidFile };
+          const served = { name: file, files, sizeBytes: disk.sizeBytes, exportName: lease.exportName, pidFile };
           const process = await startExport({ ...served, connections: copyConnections, signal });
           if (await recordProcess(db, attempt, process)) return;
           await stopProcess(process, exportStopTimeouts); // clean-up, or another attempt, did not know of it

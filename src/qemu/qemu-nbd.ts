@@ -16,6 +16,8 @@ const spareConnections = 2;
 export const exportStopTimeouts: StopTimeouts = { termTimeoutMs: 20_000, killTimeoutMs: 20_000 };
 
 export interface StartExportRequest {
+  /** What is served, by the name that people know. */
+  name: string;
   files: ImageFiles;
   sizeBytes: number;
   exportName: string;
@@ -32,13 +34,13 @@ export interface StartExportRequest {
  * @throws BackupError ExportFailed, also when another process writes to the file or to a parent
  */
 export async function startExport(request: StartExportRequest): Promise<ProcessIdentity> {
-  const { files, sizeBytes, exportName, pidFile, signal } = request;
+  const { name, sizeBytes, exportName, pidFile, signal } = request;
   const socket = exportSocket(pidFile);
   await removeExportFiles(pidFile); // an old pid file would name a stranger
   try {
     await launch(request);
     const identity = await readIdentity(pidFile);
-    if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${files[0]} ended right after its start`);
+    if (!identity) throw new BackupError('ExportFailed', `qemu-nbd for ${name} ended right after its start`);
     signal.throwIfAborted();
     const foundBytes = await exportSizeBytes(exportUri(socket, exportName), signal);
     if (foundBytes !== sizeBytes) {
@@ -61,11 +63,10 @@ async function launch(request: StartExportRequest): Promise<void> {
   // Kernels before 5.1, and containers whose seccomp profile forbids it. A little slower, and as durable.
   if (outcome.exitCode !== 0 && /io_uring/.test(outcome.stderr)) outcome = await runQemuNBD(request, 'threads');
   if (outcome.exitCode === 0) return;
-  const [file] = request.files;
   const said = outcome.stderr.trim().slice(0, 2000);
-  throwIfLocked(file, outcome);
+  throwIfLocked(request.files[0], outcome);
   const advice = said.includes('O_DIRECT') ? '; its file system must support O_DIRECT' : '';
-  throw new BackupError('ExportFailed', `qemu-nbd cannot serve ${file}: ${said}${advice}`);
+  throw new BackupError('ExportFailed', `qemu-nbd cannot serve ${request.name}: ${said}${advice}`);
 }
 
 function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): Promise<Outcome> {
@@ -75,6 +76,7 @@ function runQemuNBD(request: StartExportRequest, aio: 'io_uring' | 'threads'): P
     '--persistent', // the readiness check must not be the last client
     '--allocation-depth', // verifyCopy asks for it
     ...[`--socket=${resolve(exportSocket(request.pidFile))}`, exportNameArgument(request.exportName)],
+    `--description=${request.name}`, // for whoever looks at the processes: the files have other names here
     ...['--fork', pidFileArgument(request.pidFile), imageReference(request.files)],
   ];
   // Without the signal: to end the parent between fork and pid file would leave a child that nobody knows.

@@ -12,7 +12,7 @@ export interface ServedFile {
   port: number | null;
   socket: string | null;
   exportName: string;
-  /** Its last argument, as people write it; empty where that is an option, which may hold a secret. */
+  /** What it serves: its last argument, or what we described it as; empty where that is an option, which may hold a secret. */
   file: string;
 }
 
@@ -38,8 +38,14 @@ export function parseServerArguments([program = '', ...args]: readonly string[])
     port: socket === null ? Number(valueOf(args, '-p', '--port') ?? 10_809) : null, // NBD's own port is its default
     socket,
     exportName: valueOf(args, '-x', '--export-name') ?? '',
-    file: /^[^-].*/.exec(args.at(-1) ?? '')?.[0] ?? '',
+    file: servedFile(args),
   };
+}
+
+function servedFile(args: readonly string[]): string {
+  const last = args.at(-1) ?? '';
+  if (last.startsWith('json:')) return valueOf(args, '-D', '--description') ?? '';
+  return last.startsWith('-') ? '' : last;
 }
 
 /** An option's value in any of the ways that getopt takes one: `-p 1`, `-p1`, `--port 1`, `--port=1`. The last one counts. */

@@ -8,11 +8,13 @@ import { beginDeletion, finishDeletion } from '../../src/activities/deletions.js
 import type { Database } from '../../src/db/database.js';
 import { getDisk, listDisks } from '../../src/db/disks.js';
 import { listPoints } from '../../src/db/points.js';
-import { manifestPath } from '../../src/domain/names.js';
+import { hashesFilePath, manifestPath } from '../../src/domain/names.js';
+import { runOrThrow } from '../../src/process/run.js';
 import type { Manifest } from '../../src/repository/manifest.js';
 import { createChains, readDisk, type Change, type Chains } from '../support/chains.js';
 import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { filesBelow } from '../support/end-state.js';
+import { flip } from '../support/harm.js';
 import { test } from 'vitest';
 
 const signal = new AbortController().signal;
@@ -190,4 +192,41 @@ test('a deletion that dies after any number of its steps is brought to its end b
     await expectWhole(chains, jobIds);
     await chains.close();
   }
+});
+
+describe('a merge', () => {
+  /** Two points, the first of which is about to be merged into the second. */
+  async function aboutToMerge() {
+    const chains = await createChains(database.db, { hashes: true });
+    const write = (offset: number) => ({ kind: 'write', offset, length: 65_536, pattern: 7 }) as const;
+    const zero = { kind: 'zero', offset: 0, length: 4_096 } as const;
+    const first = await chains.addPoint({ root: [{ kind: 'grow', sizeBytes: 262_144 }, write(0)] });
+    const second = await chains.addPoint({ root: [write(65_536), zero] });
+    const leaseId = await chains.takeLease();
+    const fileOf = async (jobId: string) => join(chains.root, (await listDisks(database.db, jobId))[0]?.path ?? '');
+    const files = { base: await fileOf(first), successor: await fileOf(second) };
+    await beginDeletion(chains.dependencies, { leaseId, jobIds: [first], descendants: 'merge' }, signal);
+    return { chains, leaseId, second, files, finish: () => finishDeletion(chains.dependencies, leaseId, signal) };
+  }
+
+  test('of a file whose header leads elsewhere since it was checked is given up, and nothing is written', async () => {
+    const { chains, files, finish } = await aboutToMerge();
+    const secret = join(chains.root, 'secret-of-the-host');
+    await writeFile(secret, Buffer.alloc(262_144, 0x5e));
+    const options = { timeoutMs: 30_000 };
+    await runOrThrow('qemu-img', ['rebase', '-u', '-f', 'qcow2', '-b', secret, '-F', 'raw', files.base], options);
+    const before = await readFile(files.base);
+    await expect(finish()).rejects.toMatchObject({ code: 'PointDamaged' });
+    expect((await readFile(files.base)).equals(before)).toBe(true);
+    expect((await readFile(secret)).every((byte) => byte === 0x5e)).toBe(true);
+    await chains.close();
+  });
+
+  test('does not believe block hashes that have changed: good points stay good', async () => {
+    const { chains, second, files, finish } = await aboutToMerge();
+    await flip(hashesFilePath(files.successor), 40);
+    await finish();
+    await expectWhole(chains, [second]);
+    await chains.close();
+  });
 });

@@ -24,6 +24,7 @@ describe('an export', () => {
     await newImage('aborted.qcow2');
     const controller = new AbortController();
     const exported = {
+      name: 'aborted.qcow2',
       files: [bench.path('aborted.qcow2')] as const,
       sizeBytes: MiB,
       exportName: 'x',

@@ -29,6 +29,7 @@ export async function transfer(request: TransferRequest): Promise<{ writtenBytes
   const parent = parentName === undefined ? {} : { parent: await parentOf(join(directory, parentName)) };
   await createImage({ file, sizeBytes, signal, ...parent });
   const exported = {
+    name,
     files: await imageFiles(file),
     sizeBytes,
     exportName: `job/${name}`,

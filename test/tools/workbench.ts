@@ -41,6 +41,7 @@ export function useWorkbench(): Workbench {
       const pidFile = `${file}.pid`;
       const [files, sizeBytes] = [await imageFiles(file), (await headerOf(file))?.sizeBytes ?? 0];
       const identity = await startExport({
+        name: file,
         files,
         sizeBytes,
         exportName,

@@ -15,6 +15,8 @@ test.each([
   ['qemu-nbd -k /run/x.sock -x one a', { ...unix('/run/x.sock'), exportName: 'one', file: 'a' }],
   ['qemu-nbd --connect=/dev/nbd0 a', { ...unix('/dev/nbd0'), exportName: '', file: 'a' }],
   ['qemu-nbd a --object=secret,id=s,data=hidden', { ...tcp(10_809), exportName: '', file: '' }],
+  ['qemu-nbd --description=/r/a.qcow2 json:{}', { ...tcp(10_809), exportName: '', file: '/r/a.qcow2' }],
+  ['qemu-nbd json:{"password":"hidden"}', { ...tcp(10_809), exportName: '', file: '' }],
   ['qemu-nbd --list -p 10900', undefined],
   ['qemu-nbd -d /dev/nbd0', undefined],
   ['qemu-nbd --version', undefined],
