@@ -1,5 +1,6 @@
 import { describe, expect, inject, test } from 'vitest';
 import { createLab, type Lab } from '../support/lab.js';
+import { pathWithHeldCopies } from './held-copies.js';
 import { environmentOf, runProduct, startCommand, startDev, untilStarted } from './product.js';
 import { beginStory, untilCopiesEnded } from './story.js';
 
@@ -34,7 +35,7 @@ describe.concurrent('a workflow is terminated in the middle of a copy, and nobod
       temporalAddress: inject('temporalAddress'),
     };
     const lab = await createLab('added host', servers, { reconcileIntervalMs: 5_000 });
-    const env = environmentOf(lab);
+    const env = { ...environmentOf(lab), PATH: await pathWithHeldCopies(lab.directory) };
     const first = { ...env, BACKUPVM_HOST: 'first-host' };
     const { rows } = await lab.database.pool.query<{ uri: string }>(`select uri from hypervisors`);
     await lab.database.pool.query(`delete from hypervisors; delete from repositories`); // the host is not known yet

@@ -8,6 +8,7 @@ import { openDatabase } from '../../src/db/database.js';
 import { makeMachines, openLab, type Lab } from '../support/lab.js';
 import { freePorts } from '../support/ports.js';
 import { until } from '../support/until.js';
+import { pathWithHeldCopies } from './held-copies.js';
 
 /** A command of the product in a process of its own, as a user starts it. */
 export interface CommandProcess {
@@ -69,7 +70,7 @@ export async function startDev(): Promise<{ lab: Lab; stop: () => Promise<void> 
   const [{ first }, nbd] = [await freePorts(3), await freePorts(16)];
   const given = {
     ...{ BACKUPVM_HOST: 'dev-host', BACKUPVM_RECONCILE_SECONDS: '5', BACKUPVM_NBD_PORTS: `${nbd.first}-${nbd.last}` },
-    TEMPORAL_CLI_PATH: inject('temporalCLIPath'),
+    ...{ TEMPORAL_CLI_PATH: inject('temporalCLIPath'), PATH: await pathWithHeldCopies(directory) },
   };
   const ports = ['--postgres-port', `${first}`, '--temporal-port', `${first + 1}`, '--ui-port', `${first + 2}`];
   const dev = startCommand(['dev', '--data', join(directory, 'data'), ...ports], given);

@@ -8,6 +8,7 @@ import { findDamage, findLeftovers, ownProcesses, type Leftovers } from '../supp
 import { createLab, type BackupHandle, type Lab, type LabOptions, type Servers } from '../support/lab.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { until } from '../support/until.js';
+import { holdNextCopy } from './held-copies.js';
 import type { KillPoint } from './kill-point.js';
 import { startWorkerProcess, type WorkerProcess } from './worker-process.js';
 
@@ -245,30 +246,9 @@ async function faultyJob(
   return last && { jobId, status, disks: rows.flatMap(({ key, path }) => (key === null ? [] : [{ key, path }])) };
 }
 
-/**
- * Stops the storage daemon while a copy runs, nbdkit included: whoever reads from it waits, and the other disk's copy with it.
- * A small copy is over within some 20 ms of its row: Postgres says so at once, where asking for the row would come too late.
- */
+/** Stops the storage daemon before a copy begins, nbdkit included: whoever reads from it waits, and the other disk's copy too. */
 async function holdCopies(lab: Lab, vm: StorageDaemon): Promise<void> {
-  const client = await lab.database.pool.connect();
-  let isHeld = false;
-  client.on('notification', () => {
-    if (!isHeld) vm.pause();
-    isHeld = true;
-  });
-  try {
-    await client.query(`
-      listen copies;
-      create or replace function tell_of_copy() returns trigger language plpgsql as
-        $$ begin perform pg_notify('copies', new.copy_pid::text); return null; end $$;
-      create or replace trigger tell_of_copy after update on nbd_exports
-        for each row when (new.copy_pid is not null) execute function tell_of_copy();`);
-    await until('a faulty copy', () => isHeld);
-  } finally {
-    await client.query('drop trigger if exists tell_of_copy on nbd_exports; unlisten copies');
-    client.removeAllListeners('notification');
-    client.release();
-  }
+  await holdNextCopy(lab.directory, () => vm.pause());
   await until('nbdcopy to wait', async () => {
     const programs = (await ownProcesses(lab)).map(({ program }) => program);
     return programs.includes('nbdcopy') && programs.includes('nbdkit');

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { Lab } from '../support/lab.js';
 import { until } from '../support/until.js';
 import type { WorkerBundle } from './bundle.js';
+import { pathWithHeldCopies } from './held-copies.js';
 import { endOfLateStep, type Death, type KillPoint } from './kill-point.js';
 import type { WorkerOrder } from './worker.js';
 
@@ -38,7 +39,7 @@ export async function startWorkerProcess(
     ...{ workflowBundlePath: workflowPath, deathFile, killPoints, repositoryPath: repository.path },
   };
   const env = {
-    ...{ ...process.env, WORKER_ORDER: JSON.stringify(order) },
+    ...{ ...process.env, PATH: await pathWithHeldCopies(lab.directory), WORKER_ORDER: JSON.stringify(order) },
     ...{ TEMPORAL_ADDRESS: temporalAddress, TEMPORAL_NAMESPACE: namespace, TEMPORAL_CONFIG_FILE: '/nonexistent.toml' },
   };
   const child = fork(workerPath, { env });
