@@ -22,7 +22,7 @@ import type { VerifyBackupResult } from '../../src/domain/verify-result.js';
 import { runOrThrow } from '../../src/process/run.js';
 import { mainQueue } from '../../src/workflows/messages.js';
 import { firstDifference } from '../support/content.js';
-import { flip } from '../support/harm.js';
+import { flip, keepTimes } from '../support/harm.js';
 import { expectNoRestoreLeft, refusalOf, restoreVM, targetDirectory } from '../support/restores.js';
 import type { StorageDaemon } from '../support/storage-daemon.js';
 import { createWorld, type World } from '../support/world.js';
@@ -87,10 +87,11 @@ async function forgetMarks(): Promise<void> {
 
 /** Changes a file, and then gives it the size and the time that it had. */
 async function unnoticed(file: string, change: (file: string) => Promise<void>): Promise<void> {
-  const { size, atime, mtime } = await stat(file);
-  await change(file);
-  await truncate(file, size);
-  await utimes(file, atime, mtime);
+  const { size } = await stat(file);
+  await keepTimes(file, async () => {
+    await change(file);
+    await truncate(file, size);
+  });
 }
 
 const rebase = (backing: string, format: string) => async (file: string) => {

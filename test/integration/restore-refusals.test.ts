@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { copyFile, link, readdir, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
+import { copyFile, link, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { RestoreVMRequest } from '../../src/domain/restore-input.js';
 import type { BackupVMResult } from '../../src/domain/result.js';
-import { dataOf, flip } from '../support/harm.js';
+import { dataOf, flip, keepTimes } from '../support/harm.js';
 import { expectNoRestoreLeft, refusalOf, restoreVM, startRestore, targetDirectory } from '../support/restores.js';
 import { makeSmallFileSystem } from '../support/small-file-system.js';
 import { startStorageDaemon } from '../support/storage-daemon.js';
@@ -170,11 +170,8 @@ describe('RestoreVM refuses', () => {
     const directory = await fresh();
     const { path } = point.disks.find(({ key }) => key === 'root') ?? expect.fail('no disk');
     const file = join(world.repository.path, path);
-    const { atime, mtime } = await stat(file);
-    const turnBit = async () => {
-      await flip(file, await dataOf(MiB + 512)(file));
-      await utimes(file, atime, mtime); // as where a disk forgets what it stored
-    };
+    // As where a disk forgets what it stored: nobody has written to the file.
+    const turnBit = () => keepTimes(file, async () => flip(file, await dataOf(MiB + 512)(file)));
     await turnBit();
     const handle = await startRestore(world, files(directory));
     await until('a second attempt', async () => {

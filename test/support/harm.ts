@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { copyFile, open, readFile, rm, stat, utimes } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import { runOrThrow } from '../../src/process/run.js';
 
 /** Harms a file, keeps its times, calls `use`, and puts it back as it was. */
@@ -21,6 +22,19 @@ export async function whileHarmed(
     await copyFile(kept, file);
     await utimes(file, atime, mtime);
     await rm(kept);
+  }
+}
+
+/** Changes a file, and gives it back the times that it had, to the nanosecond: `utimes` may miss by a millisecond. */
+export async function keepTimes(file: string, change: (file: string) => Promise<void>): Promise<void> {
+  const reference = join(tmpdir(), `backupvm-times-${randomUUID()}`);
+  const touch = (...args: string[]) => execa('touch', args);
+  await touch('--reference', file, reference);
+  try {
+    await change(file);
+    await touch('--reference', reference, file);
+  } finally {
+    await rm(reference);
   }
 }
 
