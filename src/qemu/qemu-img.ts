@@ -95,13 +95,29 @@ export async function checkImage(file: string, signal: AbortSignal): Promise<{ l
   });
 }
 
-/** @throws BackupError VMRunning when a process has the file open for writing. A file that is no image is nobody's. */
+/**
+ * Looks whether QEMU has a file open for writing, of whatever format. Reads nothing of it: a guest decides what stands there.
+ * @throws BackupError VMRunning; ToolFailed when it cannot be told
+ */
 export async function requireUnlocked(file: string, signal: AbortSignal): Promise<void> {
-  const { stderr } = await run('qemu-img', ['info', resolve(file)], { signal, timeoutMs: metadataTimeoutMs }); // without -U: it asks for the lock
-  if (!/Failed to get (shared )?"\w+" lock/.test(stderr)) return;
+  // Two processes may write to one raw image as far as QEMU is concerned, unless one of them asks to be alone.
+  const alone = {
+    driver: 'blkdebug',
+    'unshare-child-perms': ['write'],
+    image: { driver: 'file', filename: resolve(file) },
+  };
+  const args = ['info', `json:${JSON.stringify({ driver: 'raw', file: alone })}`];
+  const { exitCode, stderr } = await run('qemu-img', args, { signal, timeoutMs: metadataTimeoutMs });
+  if (exitCode === 0) return;
+  if (/Failed to get (shared )?"\w+" lock/.test(stderr)) {
+    throw new BackupError(
+      'VMRunning',
+      `cannot replace or remove ${file}: a process writes to it; shut its VM down first`,
+    );
+  }
   throw new BackupError(
-    'VMRunning',
-    `Expected that nobody writes to ${file}, found a process that holds its lock; shut its VM down first`,
+    'ToolFailed',
+    `qemu-img cannot tell whether ${file} is in use: ${stderr.trim().slice(0, 2000)}`,
   );
 }
 

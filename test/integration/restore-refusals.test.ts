@@ -112,16 +112,18 @@ describe('RestoreVM refuses', () => {
     await expectNoRestoreLeft(world, directory, ['web01-root.qcow2']);
   });
 
-  test('a file that a VM has open, whatever it is told', async () => {
+  test.each(['qcow2', 'raw'] as const)('a %s file that a VM has open, whatever it is told', async (format) => {
     const directory = await fresh();
-    const running = await startStorageDaemon({ directory, name: 'web01', disks: [{ key: 'root', sizeBytes: MiB }] });
+    const disks = [{ key: 'root', sizeBytes: MiB, format }];
+    const running = await startStorageDaemon({ directory, name: 'web01', disks });
+    const target = { kind: 'files' as const, directory, format };
     try {
-      const path = join(directory, 'web01-root.qcow2');
+      const path = join(directory, `web01-root.${format}`);
       await link(running.imageOf('root'), path);
-      expect(await refusalOf(world, { ...files(directory), overwrite: true })).toMatchObject({ type: 'VMRunning' });
+      expect(await refusalOf(world, { vm: 'web01', target, overwrite: true })).toMatchObject({ type: 'VMRunning' });
       await rm(path);
       await symlink(running.imageOf('root'), path); // a link would be replaced, and the file that it leads to kept as it is
-      expect(await refusalOf(world, { ...files(directory), overwrite: true })).toMatchObject({
+      expect(await refusalOf(world, { vm: 'web01', target, overwrite: true })).toMatchObject({
         type: 'TargetUnusable',
         message: expect.stringContaining('it is a link') as string,
       });
