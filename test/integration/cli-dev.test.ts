@@ -1,4 +1,4 @@
-import { chmod, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { once } from 'node:events';
@@ -28,9 +28,12 @@ const options = {
 } satisfies Options;
 
 /** Runs it until the worker has started, does some work beside it, then presses Ctrl-C. */
-async function whileRunning(work: (env: Record<string, string>) => Promise<void>) {
+async function whileRunning(work: (env: Record<string, string>) => Promise<void>, more: readonly string[] = []) {
   const env = { ...options.env, TEMPORAL_CLI_PATH: inject('temporalCLIPath') };
-  const child = execa(process.execPath, ['--import', 'tsx', 'src/cli/main.ts', ...argv], { ...options, env });
+  const child = execa(process.execPath, ['--import', 'tsx', 'src/cli/main.ts', ...argv, ...more], {
+    ...options,
+    env,
+  });
   let log = '';
   child.stderr.on('data', (chunk: Buffer) => (log += chunk.toString()));
   try {
@@ -74,6 +77,25 @@ test('dev runs everything, Ctrl-C stops it, and a second start finds the data of
   const { exitCode } = await whileRunning(async (env) => {
     expect((await runCommand(['hypervisor', 'list'], env)).stdout).toContain('far   libvirt');
   });
+  expect(exitCode).toBe(0);
+});
+
+test('dev refuses a folder whose Temporal data were lost, and carries on once they are given up', async () => {
+  const data = join(parent, 'data');
+  for (const file of await readdir(data)) if (file.startsWith('temporal.db')) await rm(join(data, file));
+  const refused = await execa(process.execPath, ['--import', 'tsx', 'src/cli/main.ts', ...argv], {
+    ...options,
+    env: { ...options.env, TEMPORAL_CLI_PATH: inject('temporalCLIPath') },
+  });
+  expect(refused.exitCode).toBe(7);
+  const id = /run 'backupvm dev --lost-namespace ([0-9a-f-]{36})' instead/.exec(refused.stderr)?.[1] ?? '';
+  expect(id).not.toBe('');
+  const { exitCode } = await whileRunning(
+    async (env) => {
+      expect((await runCommand(['hypervisor', 'list'], env)).stdout).toContain('far   libvirt');
+    },
+    ['--lost-namespace', id],
+  );
   expect(exitCode).toBe(0);
 });
 

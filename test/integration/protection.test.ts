@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { createDeletionPlanActivities } from '../../src/activities/deletion-plan.js';
 import { lookUpPlan, tombstonePoints } from '../../src/db/deletions.js';
 import { listPoints } from '../../src/db/points.js';
@@ -61,6 +61,17 @@ describe('a protected restore point', () => {
       [points.jobIds[2]],
     );
     await points.finish(await points.begin([points.jobIds[0]], 'merge'));
+  });
+
+  test('one that is immutable stays also where the clock of this machine is days fast: Postgres tells the time', async () => {
+    await extendPointImmutability(points.database.db, points.jobIds[2], tomorrow(), author);
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3 * 86_400_000 });
+    try {
+      await expect(points.begin([points.jobIds[0]], 'merge')).rejects.toMatchObject({ code: 'Protected' });
+      await points.expectUntouched();
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test('all of them in a repository that is immutable', async () => {
