@@ -35,14 +35,14 @@ export function watchCopy({ disk, progress, scratchDir, stallTimeoutMs }: CopyWa
   let pid: number | undefined;
   const watch = async () => {
     let last = '';
-    let movedAt = Date.now();
+    let movedAt = performance.now();
     for (;;) {
       await wait(intervalMs, undefined, { signal: stopped.signal });
       await requireScratchSpace(scratchDir);
       const now = `${progress()} ${pid === undefined ? '' : await cpuTicks(pid)}`;
-      if (now !== last) movedAt = Date.now();
+      if (now !== last) movedAt = performance.now();
       last = now;
-      if (Date.now() - movedAt >= stallTimeoutMs) {
+      if (performance.now() - movedAt >= stallTimeoutMs) {
         throw new BackupError(
           'CopyStalled',
           `The copy of disk '${disk}' made no progress for ${Math.round(stallTimeoutMs / 1000)} s, and was ended; see whether its source and the repository answer`,
