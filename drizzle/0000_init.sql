@@ -24,6 +24,7 @@ CREATE TABLE "backup_disks" (
 	"nbd_port" integer,
 	"is_head" boolean DEFAULT false NOT NULL,
 	"is_restored_over" boolean DEFAULT false NOT NULL,
+	"is_forgotten" boolean DEFAULT false NOT NULL,
 	"damage" text,
 	"hashes_checksum" text,
 	"started_at" timestamp with time zone,

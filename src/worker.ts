@@ -12,6 +12,7 @@ import { createJobActivities } from './activities/jobs.js';
 import { createKeptDiskActivities } from './activities/kept-disks.js';
 import { createPlaceRestoreActivities } from './activities/place-restore.js';
 import { createPrepareRestoreActivities } from './activities/prepare-restore.js';
+import { createForgetActivities } from './activities/forget-change-ids.js';
 import { createProbeActivities } from './activities/probe.js';
 import { createPruneActivities } from './activities/prune.js';
 import { createReconcileActivities, reconcileBeforeStart, type ReconcileDependencies } from './activities/reconcile.js';
@@ -239,6 +240,7 @@ export async function createWorkers(
 function controlActivities(dependencies: ReconcileDependencies) {
   return {
     ...createProbeActivities(dependencies),
+    ...createForgetActivities(dependencies),
     ...createSnapshotActivities(dependencies),
     ...createExportActivities(dependencies),
     ...createCleanUpActivities(dependencies),

@@ -50,6 +50,14 @@ export function createJobActivities({ db, namespace, hasSearchAttributes }: JobD
       };
     },
 
+    /** Finds the registered hypervisor that the input means, and its host. */
+    async lookUpHypervisor(input: {
+      hypervisor?: string | undefined;
+    }): Promise<{ hypervisorId: string; host: string }> {
+      const { id, host } = await chooseHypervisor(db, input.hypervisor);
+      return { hypervisorId: id, host };
+    },
+
     /** Finds or makes the context of this VM in this repository, and what the next incrementals start from. */
     async lookUpContext(input: {
       hypervisorId: string;

@@ -9,6 +9,7 @@ import type { VMDescription } from '../sources/source.js';
 import { formatBytes } from '../domain/format-bytes.js';
 import { addCommand, addGroup } from './command.js';
 import { withDatabase } from './connect.js';
+import { addForgetCommand } from './forget-vm.js';
 import { formatTable, formatTime } from './format.js';
 import { hasColours, print, type CommonOptions, type Terminal } from './terminal.js';
 
@@ -22,7 +23,8 @@ interface ListedVM extends VMDescription {
 }
 
 export function addVMCommands(program: Command, terminal: Terminal): void {
-  const group = addGroup(program, 'vm', 'Look at VMs');
+  const group = addGroup(program, 'vm', 'Look at VMs, and forget what backups made on them');
+  addForgetCommand(group, terminal);
   addCommand(group, 'list', 'List the VMs of this host with their disks and last restore points', 'vm list')
     .option('--hypervisor <name>', 'only those of one hypervisor (default: all on this host)')
     .action(async (options: ListOptions) => {

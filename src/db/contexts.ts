@@ -150,6 +150,7 @@ export async function listHeads(db: Queryable, contextId: string): Promise<Head[
       changeId: backupDisks.changeId,
       isDamaged: sql<boolean>`${backupDisks.damage} is not null`,
       isRestoredOver: backupDisks.isRestoredOver,
+      isForgotten: backupDisks.isForgotten,
       chainLength,
     })
     .from(backupDisks)

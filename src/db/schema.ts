@@ -203,6 +203,8 @@ export const backupDisks = pgTable(
     isHead: boolean('is_head').notNull().default(false),
     /** The VM's disk was replaced by a restore since: what the hypervisor recorded from here on is of no use. */
     isRestoredOver: boolean('is_restored_over').notNull().default(false),
+    /** A person had the hypervisor forget its change id, and all others of the VM. */
+    isForgotten: boolean('is_forgotten').notNull().default(false),
     /** What a verification found wrong with this disk's file, or with one that it needs; null where nothing is known. */
     damage: text('damage'),
     /** Of the block hashes beside the file, as `sha256:<hex>`. */

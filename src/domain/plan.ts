@@ -11,6 +11,7 @@ export const planReasons = {
   disk_shrunk: 'the disk shrank',
   no_change_tracking: 'the hypervisor cannot record changes of this disk',
   change_id_lost: 'the hypervisor no longer knows what changed',
+  change_ids_forgotten: 'the hypervisor was told to forget what changed',
   parent_missing: 'the file of the last restore point is missing',
   parent_changed: 'the file of the last restore point is not as it was written',
   parent_damaged: 'a verification found the last restore point damaged',
@@ -41,6 +42,8 @@ export interface ParentFacts {
   changeId: string | null;
   isDamaged: boolean;
   isRestoredOver: boolean;
+  /** A person had the hypervisor forget the change id. */
+  isForgotten: boolean;
   /** Files that a restore of it reads: 1 for a full. */
   chainLength: number;
 }
@@ -100,6 +103,7 @@ function reasonFor(disk: DiskFacts, context: ContextFacts, requested: RequestedP
   // Dirty bitmaps say nothing of the part that came or went.
   if (disk.sizeBytes > parent.sizeBytes) return 'disk_grown';
   if (disk.sizeBytes < parent.sizeBytes) return 'disk_shrunk';
+  if (parent.isForgotten) return 'change_ids_forgotten';
   if (parent.changeId === null) return 'change_id_lost';
   if (parent.chainLength >= (requested.maxChainLength ?? Infinity)) return 'chain_cap';
   return 'parent_good';

@@ -33,6 +33,12 @@ export interface Source {
   /** Makes the hypervisor forget change ids, so that recording them costs nothing any more. One that is unknown is success. */
   dropChangeIds(vmId: string, changeIds: readonly string[], signal: AbortSignal): Promise<void>;
 
+  /**
+   * All change ids that the hypervisor holds for a VM, in any order: also those that no restore point knows.
+   * @throws BackupError VMNotFound; VMNotRunning where only a VM that runs can be asked
+   */
+  listChangeIds(vmId: string, signal: AbortSignal): Promise<string[]>;
+
   /** Whether it knows the images of VMs that do not run, and defines new VMs. Where not, the methods below throw SourceFailed. */
   readonly definesVMs: boolean;
 
@@ -98,9 +104,12 @@ export interface VMDefinition {
   disks: { key: string; file: string; format: 'qcow2' | 'raw' }[];
 }
 
+/** What all our change ids begin with: nothing of anybody else's does. */
+export const changeIdPrefix = 'backupvm-';
+
 /** The change id that `openSnapshot` makes for a snapshot id; the same for all disks of the snapshot. */
 export function changeIdOf(snapshotId: string): string {
-  return `backupvm-${snapshotId}`;
+  return `${changeIdPrefix}${snapshotId}`;
 }
 
 export interface VMSummary {

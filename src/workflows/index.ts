@@ -2,6 +2,7 @@
 export { BackupVM } from './backup-vm.js';
 export { DeleteBackup } from './delete-backup.js';
 export { FinishDeletion } from './finish-deletion.js';
+export { ForgetVM } from './forget-vm.js';
 export { PruneBackups } from './prune-backups.js';
 export { PruneVM } from './prune-vm.js';
 export { ReconcileHost } from './reconcile-host.js';

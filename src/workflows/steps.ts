@@ -6,6 +6,7 @@ import type { CompareCopyActivities } from '../activities/compare-copy.js';
 import type { DeletionPlanActivities } from '../activities/deletion-plan.js';
 import type { DeletionActivities } from '../activities/deletions.js';
 import type { ExportActivities } from '../activities/exports.js';
+import type { ForgetActivities } from '../activities/forget-change-ids.js';
 import type { JobActivities } from '../activities/jobs.js';
 import type { PlaceRestoreActivities } from '../activities/place-restore.js';
 import type { PrepareRestoreActivities } from '../activities/prepare-restore.js';
@@ -46,6 +47,15 @@ export const jobSteps = proxyLocalActivities<
 /** The host's first step: tells an absent host from a slow one. */
 export function probeSteps(host: string) {
   return proxyActivities<ProbeActivities>(probeOptions(host));
+}
+
+/** One step, at once the host's first: tells an absent host from a slow one. */
+export function forgetSteps(host: string) {
+  return proxyActivities<ForgetActivities>({
+    ...probeOptions(host),
+    summary: 'drop every checkpoint and bitmap of the VM that is ours',
+    startToCloseTimeout: '10 minutes', // several virsh calls for each checkpoint; a year of failed clean-ups left a hundred
+  });
 }
 
 /** Short steps on the host. After a crash they wait for its worker to come back. */

@@ -271,6 +271,15 @@ export function describeSourceContract(name: string, makeFixture: () => Promise<
         await source.closeSnapshot(randomUUID(), snapshotId, signal);
       });
 
+      test('lists every change id that it holds for a VM, and none of a VM that it does not know', async () => {
+        expect(await source.listChangeIds(vmId, signal)).toEqual([]);
+        const [one, other] = [await makeBase(), await makeBase({ [first]: null })];
+        expect((await source.listChangeIds(vmId, signal)).sort()).toEqual([one, other].sort());
+        await source.dropChangeIds(vmId, [one], signal);
+        expect(await source.listChangeIds(vmId, signal)).toEqual([other]);
+        await expect(source.listChangeIds(randomUUID(), signal)).rejects.toMatchObject({ code: 'VMNotFound' });
+      });
+
       test('dropping change ids twice, or unknown ones, succeeds and drops the known ones', async () => {
         const base = await makeBase();
         await source.dropChangeIds(vmId, [changeIdOf(randomUUID()), base], signal);

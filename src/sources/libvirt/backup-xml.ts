@@ -38,12 +38,19 @@ export function backupXml(socket: string, plans: readonly BackupDiskPlan[], othe
 }
 
 /** A checkpoint on `targets` only: one raw disk among those that libvirt picks itself would make the whole call fail. */
-export function checkpointXml(name: string, targets: readonly string[], otherTargets: readonly string[]): string {
+export function checkpointXml(
+  name: string,
+  targets: readonly string[],
+  otherTargets: readonly string[],
+  /** For a checkpoint that is only described to libvirt, since its bitmaps are there already. */
+  creationTime?: number,
+): string {
   const disks = [
     ...targets.map((target) => ({ '@name': target, '@checkpoint': 'bitmap' })),
     ...otherTargets.map((target) => ({ '@name': target, '@checkpoint': 'no' })),
   ];
-  return builder.build({ domaincheckpoint: { name, disks: { disk: disks } } });
+  const existing = creationTime === undefined ? {} : { creationTime };
+  return builder.build({ domaincheckpoint: { name, ...existing, disks: { disk: disks } } });
 }
 
 const backupSchema = z.object({

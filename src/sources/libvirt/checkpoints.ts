@@ -1,7 +1,11 @@
-import { run } from '../../process/run.js';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { BackupError } from '../../domain/errors.js';
-import { parseCheckpoint, type CheckpointDisk } from './backup-xml.js';
-import { parseDomain } from './domain.js';
+import { run } from '../../process/run.js';
+import { imageBitmaps } from '../../qemu/image-bitmaps.js';
+import { checkpointXml, parseCheckpoint, type CheckpointDisk } from './backup-xml.js';
+import { parseDomain, type DomainDisk } from './domain.js';
 import { tryVirsh, virsh, virshError, type VirshCall } from './virsh.js';
 import { findState } from './vm.js';
 
@@ -43,11 +47,55 @@ export async function dropCheckpoint(call: VirshCall, vmId: string, name: string
   if (state.state === 'shut off') return dropFromFiles(call, vmId, name);
   const args = ['checkpoint-delete', '--domain', vmId, '--checkpointname', name];
   const outcome = await tryVirsh(call, args);
-  if (outcome.ok || outcome.problem === 'no-checkpoint' || outcome.problem === 'no-domain') return;
+  if (outcome.ok || outcome.problem === 'no-domain') return;
   if (outcome.problem === 'not-running') return dropFromFiles(call, vmId, name);
-  if (outcome.problem !== 'broken-bitmap') throw virshError(call.uri, args, outcome);
-  // QEMU died before it stored the bitmap: libvirt's record of it is all that is left, and would stay in the way of 'undefine'.
-  await dropRecord(call, vmId, name);
+  if (outcome.problem !== 'broken-bitmap' && outcome.problem !== 'no-checkpoint')
+    throw virshError(call.uri, args, outcome);
+  // One bitmap of the checkpoint is gone (QEMU died before it stored it, or the disk was replaced), or its record is: those that are
+  // still there would record every write for ever, known to nobody.
+  const recorded = await findCheckpoint(call, vmId, name, { withSize: false });
+  await dropOneByOne(call, vmId, name, recorded);
+}
+
+/** Removes a checkpoint's bitmaps disk by disk: libvirt removes all or none, so each is described to it as a checkpoint by itself. */
+async function dropOneByOne(
+  call: VirshCall,
+  vmId: string,
+  name: string,
+  recorded: readonly CheckpointDisk[] | null,
+): Promise<void> {
+  const { disks } = parseDomain(await virsh(call, ['dumpxml', '--domain', vmId]));
+  const targets = recorded?.map(({ target }) => target) ?? (await targetsHolding(call, disks, name));
+  for (const { target } of disks.filter((disk) => targets.includes(disk.target))) {
+    await dropRecord(call, vmId, name);
+    const others = disks.map((disk) => disk.target).filter((other) => other !== target);
+    await describeCheckpoint(call, vmId, checkpointXml(name, [target], others, Math.floor(Date.now() / 1000)));
+    const args = ['checkpoint-delete', '--domain', vmId, '--checkpointname', name];
+    const outcome = await tryVirsh(call, args);
+    if (!outcome.ok && outcome.problem !== 'broken-bitmap') throw virshError(call.uri, args, outcome);
+  }
+  await dropRecord(call, vmId, name); // it would stay in the way of 'undefine'
+}
+
+async function describeCheckpoint(call: VirshCall, vmId: string, xml: string): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'backupvm-checkpoint-'));
+  try {
+    const file = join(directory, 'checkpoint.xml');
+    await writeFile(file, xml);
+    await virsh(call, ['checkpoint-create', '--domain', vmId, '--xmlfile', file, '--redefine']);
+  } finally {
+    await rm(directory, { recursive: true });
+  }
+}
+
+/** The targets of the disks whose image names the bitmap. */
+async function targetsHolding(call: VirshCall, disks: readonly DomainDisk[], bitmap: string): Promise<string[]> {
+  const targets: string[] = [];
+  for (const { target, file, format } of disks) {
+    if (file === null || format !== 'qcow2') continue;
+    if ((await imageBitmaps(file, call.signal)).includes(bitmap)) targets.push(target);
+  }
+  return targets;
 }
 
 async function dropRecord(call: VirshCall, vmId: string, name: string): Promise<void> {
@@ -63,11 +111,10 @@ async function dropRecord(call: VirshCall, vmId: string, name: string): Promise<
  */
 async function dropFromFiles(call: VirshCall, vmId: string, name: string): Promise<void> {
   const recorded = await findCheckpoint(call, vmId, name, { withSize: false });
-  if (!recorded) return;
   const { disks } = parseDomain(await virsh(call, ['dumpxml', '--domain', vmId]));
-  for (const { target, bitmap } of recorded) {
-    const file = disks.find((disk) => disk.target === target)?.file;
-    if (file) await removeBitmap(call, file, bitmap || name);
+  const targets = recorded?.map(({ target }) => target) ?? (await targetsHolding(call, disks, name));
+  for (const { file } of disks.filter((disk) => targets.includes(disk.target))) {
+    if (file !== null) await removeBitmap(call, file, name); // libvirt gives a bitmap the checkpoint's name
   }
   await dropRecord(call, vmId, name);
 }

@@ -3,6 +3,7 @@ import { normalizeExtents, type Extent } from '../../domain/extents.js';
 import { mapExport, selectExtents } from '../../nbd/nbdinfo.js';
 import type { Source, SourceDisk, VMDescription, VMSummary } from '../source.js';
 import { endBackupJob, resumeAfterFullScratch } from './backup-job.js';
+import { listChangeIds } from './change-ids.js';
 import { dropCheckpoint } from './checkpoints.js';
 import { defineVM, listImages, startVM, takeName, undefineVM } from './define.js';
 import { encryptedTargets } from './disk-definitions.js';
@@ -64,6 +65,8 @@ export function createLibvirtSource(options: LibvirtOptions): Source {
     async dropChangeIds(vmId, changeIds, signal): Promise<void> {
       for (const changeId of changeIds) await dropCheckpoint({ uri, signal }, vmId, changeId);
     },
+
+    listChangeIds: (vmId, signal) => listChangeIds({ uri, signal }, vmId),
 
     definesVMs: true,
     listImages: (vmId, signal) => listImages({ uri, signal }, vmId),

@@ -11,6 +11,7 @@ import {
 } from '../source.js';
 import { busyError, endBackupJob, runningJob } from './backup-job.js';
 import { backupXml, checkpointXml } from './backup-xml.js';
+import { warnOfSnapshots } from './change-ids.js';
 import { dropCheckpoint, usableTargets } from './checkpoints.js';
 import { encryptedTargets } from './disk-definitions.js';
 import { openedIdentities } from './disk-identity.js';
@@ -59,6 +60,8 @@ export async function openSnapshot(
   if (job.kind !== 'none') throw busyError(request.vmId, job);
   const planned = chosen.map(({ disk }) => disk);
   const risk = await requireSafeReading(call, request, domain.name, vmConfig, planned);
+  const tracksAny = planned.some((disk) => disk.tracksChanges);
+  const warnings = tracksAny ? await warnOfSnapshots(call, request.vmId, domain.name) : [];
   try {
     await makeJobDirectory(directory, domain.qemuUser);
     const usable = await usableTargets(call, request.vmId, baseChangeIds(request));
@@ -75,7 +78,7 @@ export async function openSnapshot(
     await requireSafeReading(call, request, domain.name, openedXml, planned);
     const identities = await openedIdentities(call, request.vmId, openedXml, opened.disks);
     const described = await describe(opened, identities, request.snapshotId, directory, signal);
-    return { ...described, warnings: [...described.warnings, ...acceptedRisks(risk)] };
+    return { ...described, warnings: [...described.warnings, ...warnings, ...acceptedRisks(risk)] };
   } catch (error) {
     // Should this fail too, the first error is the one to tell; closeSnapshot removes the rest.
     await removeHalfMade({ uri }, request, directory).catch(() => undefined);

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { BackupError } from '../../domain/errors.js';
 import { withFileIdentity } from '../../qemu/file-identity.js';
-import type { SourceDisk, VMState } from '../source.js';
+import { changeIdPrefix, type SourceDisk, type VMState } from '../source.js';
 import type { QMPClient } from './client.js';
 
 const bitmap = z.object({
@@ -19,6 +19,7 @@ const namedNodes = z.array(
     file: z.string(),
     image: z.object({
       'virtual-size': z.number(),
+      snapshots: z.array(z.object({ name: z.string() })).default([]),
       'format-specific': z.object({ data: z.object({ compat: z.string().optional() }) }).optional(),
       encrypted: z.boolean().default(false),
       'backing-filename': z.string().optional(),
@@ -158,6 +159,13 @@ export function namesFor(snapshotId: string, node: BlockNode) {
  */
 export function bitmapName(changeId: string, diskKey: string): string {
   return `${changeId}-${shortHash(diskKey, 8)}`;
+}
+
+/** All change ids whose bitmaps the images have: see `Source.listChangeIds`. */
+export function changeIdsIn({ nodes }: BlockGraph): string[] {
+  const names = nodes.flatMap((node) => node['dirty-bitmaps'].filter(({ persistent }) => persistent));
+  const ids = names.flatMap(({ name }) => /^(.+)-[0-9a-f]{8}$/.exec(name)?.[1] ?? []);
+  return [...new Set(ids.filter((id) => id.startsWith(changeIdPrefix)))];
 }
 
 function shortHash(text: string, length: number): string {

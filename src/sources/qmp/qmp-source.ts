@@ -6,7 +6,7 @@ import { mapExport, selectExtents } from '../../nbd/nbdinfo.js';
 import type { Source, SourceDisk, VMDescription } from '../source.js';
 import { withQMP } from './client.js';
 import { findById, findByName, listMachines, summarize, type Machine } from './machines.js';
-import { disksOf, identityOf, readGraph, type Disk } from './nodes.js';
+import { changeIdsIn, disksOf, identityOf, readGraph, type Disk } from './nodes.js';
 import { openSnapshot, removeBitmaps, removeSnapshot } from './snapshot.js';
 
 export interface QMPSourceOptions {
@@ -84,6 +84,12 @@ export function createQMPSource({ uri, scratchDir }: QMPSourceOptions): Source {
 
     async dropChangeIds(vmId, changeIds, signal) {
       await ifRunning(vmId, signal, ({ qmpPath }) => withQMP(qmpPath, signal, (qmp) => removeBitmaps(qmp, changeIds)));
+    },
+
+    async listChangeIds(vmId, signal) {
+      const machine = await findById(uri, vmId, signal);
+      if (!machine) throw new BackupError('VMNotFound', `cannot find a VM with the id ${vmId} at ${uri}`);
+      return withQMP(machine.qmpPath, signal, async (qmp) => changeIdsIn(await readGraph(qmp)));
     },
 
     definesVMs: false,

@@ -7,6 +7,7 @@ import { acceptedRisks, afterRisk, guestAtRisk } from '../../domain/iothread-saf
 import { createImage } from '../../qemu/qemu-img.js';
 import { changeIdOf, type OpenSnapshot, type OpenSnapshotRequest, type SnapshotDisk } from '../source.js';
 import { withQMP, type QMPClient } from './client.js';
+import { warnOfSnapshots } from './internal-snapshots.js';
 import { findIothreadRisk } from './iothreads.js';
 import type { Machine } from './machines.js';
 import {
@@ -72,7 +73,8 @@ export async function openSnapshot({ machine, directory, request, signal }: Open
       const socketPath = await serveNBD(qmp, machine, directory);
       await addExports(qmp, snapshotId, parts);
       const disks = await describeParts(await readGraph(qmp), { snapshotId, machine, socketPath, signal }, parts);
-      return { consistency: 'crash', warnings: acceptedRisks(risk), vmConfig: null, disks };
+      const warnings = [...warnOfSnapshots(graph, machine.name, parts), ...acceptedRisks(risk)];
+      return { consistency: 'crash', warnings, vmConfig: null, disks };
     });
   } catch (error) {
     // Our connection may be gone, so with a new one. What it cannot undo now, closeSnapshot removes.

@@ -16,6 +16,7 @@ const parent = {
   changeId: 'backupvm-1',
   isDamaged: false,
   isRestoredOver: false,
+  isForgotten: false,
   chainLength: 3,
 };
 const { identity } = parent;
@@ -38,6 +39,7 @@ const replaced: Partial<DiskFacts> = { identity: 'file=/images/sys.img (inode 13
 const grown: Partial<DiskFacts> = { sizeBytes: 1001 };
 const shrunk: Partial<DiskFacts> = { sizeBytes: 999 };
 const lost: Partial<DiskFacts> = { parent: { ...parent, changeId: null } };
+const forgotten: Partial<DiskFacts> = { parent: { ...parent, changeId: null, isForgotten: true } };
 const damaged: Partial<DiskFacts> = { parent: { ...parent, isDamaged: true } };
 const restoredOver: Partial<DiskFacts> = { parent: { ...parent, isRestoredOver: true } };
 const elsewhere: ContextFacts = { ...fresh, inOtherRepository: true };
@@ -113,6 +115,7 @@ const cases: Case[] = [
   ['a disk that shrank is copied whole', shrunk, seasoned, 'auto', 'full', 'disk_shrunk'],
   ['another size says more than a lost change id', { ...lost, ...grown }, seasoned, 'auto', 'full', 'disk_grown'],
   ['a parent without change id is no base', lost, seasoned, 'auto', 'full', 'change_id_lost'],
+  ['a change id that a person had forgotten is no base', forgotten, seasoned, 'auto', 'full', 'change_ids_forgotten'],
   ['a damaged parent is no base', damaged, seasoned, 'auto', 'full', 'parent_damaged'],
   ['damage says more than another size', { ...damaged, sizeBytes: 1001 }, seasoned, 'auto', 'full', 'parent_damaged'],
   ['a disk that a restore replaced is copied whole', restoredOver, seasoned, 'auto', 'full', 'restored_in_place'],
